@@ -1,0 +1,149 @@
+#include "bindings/bind_engine.h"
+
+#include <pybind11/numpy.h>
+#include <pybind11/stl.h>
+
+#include <chrono>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "model/engine.h"
+#include "util/cpus.h"
+
+namespace py = pybind11;
+
+namespace pygrok {
+namespace {
+
+using Ids = py::array_t<int32_t, py::array::c_style>;
+using Floats = py::array_t<float>;
+
+// Lets Ctrl-C through while the GIL is released: asks Python for pending signals, but not so often that
+// waiting for the GIL of a busy program would slow a small model down.
+class SignalPoll {
+ public:
+  void operator()() {
+    const auto now = std::chrono::steady_clock::now();
+    if (now < next_) return;
+    next_ = now + std::chrono::milliseconds(50);
+    py::gil_scoped_acquire gil;
+    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+  }
+
+ private:
+  std::chrono::steady_clock::time_point next_ =
+      std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
+};
+
+std::span<const int32_t> View(const Ids& ids) {
+  if (ids.ndim() != 1) throw std::invalid_argument("ids must have one dimension");
+  return {ids.data(), static_cast<size_t>(ids.size())};
+}
+
+std::vector<Floats> Feed(Engine& engine, const std::vector<std::shared_ptr<Session>>& sessions,
+                         const std::vector<Ids>& ids, const std::string& logits) {
+  if (sessions.size() != ids.size()) {
+    throw std::invalid_argument(std::to_string(sessions.size()) + " sessions but " +
+                                std::to_string(ids.size()) + " lists of ids");
+  }
+  if (logits != "none" && logits != "last" && logits != "all") {
+    throw std::invalid_argument("logits is '" + logits + "': choose none, last or all");
+  }
+  const auto vocab = static_cast<py::ssize_t>(engine.config().vocab);
+  std::vector<Floats> results;
+  std::vector<Engine::Request> requests;
+  for (size_t i = 0; i < sessions.size(); ++i) {
+    if (sessions[i] == nullptr) throw std::invalid_argument("a session is None");
+    Engine::Request request{.session = sessions[i].get(), .ids = View(ids[i])};
+    if (logits == "last") {
+      results.emplace_back(vocab);
+      request.last_logits = results.back().mutable_data();
+    } else if (logits == "all") {
+      results.emplace_back(std::vector<py::ssize_t>{ids[i].size(), vocab});
+      request.all_logits = results.back().mutable_data();
+    }
+    requests.push_back(request);
+  }
+  py::gil_scoped_release release;
+  engine.Feed(requests, SignalPoll());
+  return results;
+}
+
+Floats Score(Engine& engine, const std::shared_ptr<Session>& session, const Ids& ids) {
+  if (session == nullptr) throw std::invalid_argument("a session is None");
+  Floats result(std::max<py::ssize_t>(0, ids.size() - 1));
+  const Engine::Request request{
+      .session = session.get(), .ids = View(ids), .log_probabilities = result.mutable_data()};
+  py::gil_scoped_release release;
+  engine.Feed({request}, SignalPoll());
+  return result;
+}
+
+using Release = py::call_guard<py::gil_scoped_release>;
+
+}  // namespace
+
+void BindEngine(py::module_& m) {
+  m.def("available_cpus", &AvailableCpus);
+
+  py::class_<Config>(m, "Config")
+      .def_readonly("layers", &Config::layers)
+      .def_readonly("embedding", &Config::embedding)
+      .def_readonly("vocab", &Config::vocab)
+      .def_readonly("context", &Config::context)
+      .def_readonly("heads", &Config::heads)
+      .def_readonly("kv_heads", &Config::kv_heads)
+      .def_readonly("head_size", &Config::head_size)
+      .def_readonly("experts", &Config::experts)
+      .def_readonly("experts_used", &Config::experts_used)
+      .def_readonly("expert_width", &Config::expert_width)
+      .def_readonly("embedding_multiplier", &Config::embedding_multiplier)
+      .def_readonly("output_multiplier", &Config::output_multiplier)
+      .def_readonly("attention_multiplier", &Config::attention_multiplier)
+      .def_readonly("attention_soft_cap", &Config::attention_soft_cap)
+      .def_readonly("rms_eps", &Config::rms_eps)
+      .def_readonly("rope_base", &Config::rope_base);
+
+  py::class_<Session, std::shared_ptr<Session>>(m, "Session")
+      .def_property_readonly("position", &Session::position)
+      .def_property_readonly("ids",
+                             [](const Session& session) {
+                               std::vector<int32_t> ids;
+                               {
+                                 py::gil_scoped_release release;
+                                 ids = session.ids();
+                               }
+                               return py::array_t<int32_t>(static_cast<py::ssize_t>(ids.size()), ids.data());
+                             })
+      .def_property_readonly("kv_bytes", py::cpp_function(&Session::kv_bytes, Release()))
+      .def("rewind", &Session::Rewind, py::arg("position"), Release())
+      .def("fork", &Session::Fork, Release())
+      .def("save", &Session::Save, py::arg("path"), Release())
+      .def("restore", &Session::Restore, py::arg("path"), Release())
+      .def("cancel", &Session::Cancel);
+
+  py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
+      .def(py::init([](const std::string& path, int threads, size_t context, const std::string& kv_type,
+                       size_t memory_limit, const std::string& isa) {
+             py::gil_scoped_release release;
+             return std::make_shared<Engine>(path,
+                                             EngineOptions{threads, context, kv_type, memory_limit, isa});
+           }),
+           py::arg("path"), py::kw_only(), py::arg("threads"), py::arg("context"), py::arg("kv_type"),
+           py::arg("memory_limit"), py::arg("isa"))
+      .def_property_readonly("config", [](const Engine& engine) { return engine.config(); })
+      .def_property_readonly("isa", &Engine::isa)
+      .def_property_readonly("threads", &Engine::threads)
+      .def_property_readonly("kv_type", &Engine::kv_type)
+      .def_property_readonly("context", &Engine::context)
+      .def_property_readonly("memory_used", &Engine::memory_used)
+      .def_property_readonly("kv_block_bytes", &Engine::kv_block_bytes)
+      .def("new_session", &Engine::NewSession)
+      .def("feed", &Feed, py::arg("sessions"), py::arg("ids"), py::arg("logits"))
+      .def("score", &Score, py::arg("session"), py::arg("ids"))
+      .def("cancel", &Engine::Cancel)
+      .def("close", &Engine::Close, Release());
+}
+
+}  // namespace pygrok

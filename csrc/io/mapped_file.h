@@ -1,0 +1,37 @@
+// A file mapped read-only. The only place that knows how an operating system maps files.
+#pragma once
+
+#include <cstddef>
+#include <span>
+#include <string>
+
+namespace pygrok {
+
+enum class Access { kNormal, kRandom, kSequential, kWillNeed, kDontNeed };
+
+class MappedFile {
+ public:
+  // Throws std::system_error (with the path in its text) when the file cannot be opened or mapped,
+  // FormatError when it is empty or not a regular file.
+  explicit MappedFile(const std::string& path);
+  ~MappedFile();
+  MappedFile(MappedFile&& other) noexcept;
+  MappedFile& operator=(MappedFile&& other) noexcept;
+  MappedFile(const MappedFile&) = delete;
+  MappedFile& operator=(const MappedFile&) = delete;
+
+  const std::string& path() const { return path_; }
+  const std::byte* data() const { return data_; }
+  size_t size() const { return size_; }
+  std::span<const std::byte> bytes() const { return {data_, size_}; }
+
+  // A hint about [offset, offset + length); rounded to pages inwards or outwards as is safe; never fails.
+  void Advise(size_t offset, size_t length, Access access) const;
+
+ private:
+  std::string path_;
+  const std::byte* data_ = nullptr;
+  size_t size_ = 0;
+};
+
+}  // namespace pygrok

@@ -1,0 +1,15 @@
+// What the processor and the operating system together let a program use.
+#pragma once
+
+namespace pygrok {
+
+struct CpuFeatures {
+  bool avx2 = false;         // with FMA and F16C
+  bool avx512 = false;       // F, BW, DQ, VL, and all of avx2
+  bool avx512_vnni = false;  // and avx512
+  bool avx512_bf16 = false;  // and avx512_vnni
+};
+
+const CpuFeatures& HostCpu();
+
+}  // namespace pygrok

@@ -1,0 +1,46 @@
+// Activations as the matmuls want them. Include after codec.inl.h.
+#pragma once
+
+#include "kernels/activations.h"
+#include "kernels/kernel_table.h"
+
+namespace pygrok {
+namespace {
+
+// scale = max|x| / 127; value = x * (127 / max|x|), rounded to nearest even: the same bits on every instruction set.
+// |value| <= 127 always, on which the kernels' overflow proofs rest. A block with a NaN or an infinity becomes
+// all NaN (through its scale), so that it shows in the result.
+void PrepareQ8(const float* x, size_t k, std::byte* out) {
+  for (size_t i = 0; i + kBlockValues <= k; i += kBlockValues, out += sizeof(ActivationBlock)) {
+    ActivationBlock block = {};
+    const uint32_t bits = MaxMagnitudeBits(x + i);
+    float max;
+    __builtin_memcpy(&max, &bits, sizeof max);
+    if (bits >= 0x7f800000) {
+      block.scale = __builtin_nanf("");
+    } else if (max >= kSmallestActivation) {
+      const int32_t sum = QuantizeBlock(x + i, 127.0f / max, block.values);
+      block.scale = max / 127.0f;
+      block.minus_8_sum = -8 * sum;
+      block.minus_128_sum = -128 * sum;
+    }
+    __builtin_memcpy(out, &block, sizeof block);
+  }
+}
+
+void Prepare(ActivationFormat format, const float* x, size_t k, std::byte* out) {
+  switch (format) {
+    case ActivationFormat::kF32:
+      __builtin_memcpy(out, x, k * sizeof(float));
+      break;
+    case ActivationFormat::kBf16:
+      WriteFloats<FormatBf16>(x, k, out);
+      break;
+    case ActivationFormat::kQ8:
+      PrepareQ8(x, k, out);
+      break;
+  }
+}
+
+}  // namespace
+}  // namespace pygrok

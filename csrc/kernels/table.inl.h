@@ -1,0 +1,67 @@
+// Everything that makes a kernel table, for an instruction set whose simd_*.h has been included.
+#pragma once
+
+#include "kernels/codec.inl.h"
+#include "kernels/math.inl.h"
+// These build on the two above.
+#include "kernels/limits.inl.h"
+#include "kernels/matmul_float.inl.h"
+#include "kernels/matmul_q8.inl.h"
+#include "kernels/prepare.inl.h"
+#include "kernels/vector.inl.h"
+// This one builds on matmul_float.inl.h.
+#include "kernels/attention.inl.h"
+
+namespace pygrok {
+namespace {
+
+template <class Codec>
+constexpr WeightKernels BlockKernels() {
+  return {ActivationFormat::kQ8, MatmulQ8<Codec>, DequantizeBlocks<Codec>};
+}
+
+template <class Format, class Dot = FloatDot<Format>>
+constexpr WeightKernels FloatKernels() {
+  return {Dot::kActivation, MatmulFloat<Dot>, ReadFloats<Format>};
+}
+
+template <class Format>
+constexpr KvKernels CacheKernels() {
+  return {StoreKv<Format>, LoadKv<Format>, Attend<Format>};
+}
+
+constexpr void SetKernels(KernelTable& table, TensorType type, const WeightKernels& kernels) {
+  table.weights[static_cast<size_t>(type)] = kernels;
+}
+
+constexpr KernelTable MakeTable(const char* name, const char* description) {
+  KernelTable table = {};
+  table.name = name;
+  table.description = description;
+  SetKernels(table, TensorType::kF32, FloatKernels<FormatF32>());
+  SetKernels(table, TensorType::kF16, FloatKernels<FormatF16>());
+#ifdef PYGROK_BF16_DOT
+  SetKernels(table, TensorType::kBF16, FloatKernels<FormatBf16, Bf16Dot>());
+#else
+  SetKernels(table, TensorType::kBF16, FloatKernels<FormatBf16>());
+#endif
+  SetKernels(table, TensorType::kQ4_0, BlockKernels<CodecQ4_0>());
+  SetKernels(table, TensorType::kQ8_0, BlockKernels<CodecQ8_0>());
+  table.kv[static_cast<size_t>(KvType::kF32)] = CacheKernels<FormatF32>();
+  table.kv[static_cast<size_t>(KvType::kF16)] = CacheKernels<FormatF16>();
+  table.kv[static_cast<size_t>(KvType::kBf16)] = CacheKernels<FormatBf16>();
+  table.prepare = Prepare;
+  table.rms_norm = RmsNorm;
+  table.gelu_mul = GeluMul;
+  table.axpy = Axpy;
+  table.rope = Rope;
+  table.softmax = Softmax;
+  table.log_sum_exp = LogSumExp;
+  table.read = ReadAll;
+  table.int8_rounds = Int8Rounds;
+  table.int8_macs_per_round = kDotChains * sizeof(Bytes);
+  return table;
+}
+
+}  // namespace
+}  // namespace pygrok

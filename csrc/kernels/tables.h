@@ -1,0 +1,16 @@
+// The tables that the per-instruction-set files export, one each. Only registry.cc reads this list.
+#pragma once
+
+#include "kernels/kernel_table.h"
+
+namespace pygrok {
+
+extern const KernelTable kScalarTable;
+#if defined(__x86_64__)
+extern const KernelTable kAvx2Table;
+extern const KernelTable kAvx512Table;
+extern const KernelTable kAvx512VnniTable;
+extern const KernelTable kAvx512Bf16Table;
+#endif
+
+}  // namespace pygrok

@@ -1,0 +1,113 @@
+// A loaded model: file, weights, threads, and the one entry point for computing on sessions.
+#pragma once
+
+#include <atomic>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "io/gguf.h"
+#include "model/forward.h"
+
+namespace pygrok {
+
+struct EngineOptions {
+  int threads = 0;     // 0 = all that this process may use
+  size_t context = 0;  // 0 = the model's own
+  std::string kv_type = "f16";
+  size_t memory_limit = 0;  // bytes for KV caches and working buffers; 0 = no limit
+  std::string isa;          // empty = $PYGROK_ISA or the best
+};
+
+class Engine;
+
+// A sequence of tokens and its cache. All methods may be called from any thread; they wait for a running
+// call.
+class Session {
+ public:
+  Session(std::shared_ptr<Engine> engine, const KvCache& cache) : engine_(std::move(engine)), cache_(cache) {}
+
+  size_t position() const { return cache_.position(); }  // does not wait
+  std::vector<int32_t> ids() const;
+  size_t kv_bytes() const;
+  // Forgets all positions from `position` on. Throws std::invalid_argument beyond the current one.
+  void Rewind(size_t position);
+  // A session with the same past, sharing its blocks.
+  std::shared_ptr<Session> Fork() const;
+  // Writes beside `path`, then renames. Throws std::system_error.
+  void Save(const std::string& path) const;
+  // Replaces the past by a saved one. Throws FormatError (and keeps the old past) if the file is damaged or
+  // of another model or kv_type.
+  void Restore(const std::string& path);
+  // The call that is running on this session, or waiting to, throws Cancelled.
+  void Cancel() { ++cancel_epoch_; }
+
+ private:
+  friend class Engine;
+  std::shared_ptr<Engine> engine_;
+  KvCache cache_;
+  std::atomic<uint64_t> cancel_epoch_{0};
+};
+
+class Engine : public std::enable_shared_from_this<Engine> {
+ public:
+  // Throws FormatError, ModelError, std::invalid_argument, std::system_error.
+  Engine(const std::string& path, const EngineOptions& options);
+
+  const Config& config() const { return config_; }
+  const char* isa() const { return kernels_.name; }
+  const char* kv_type() const { return KvTypeName(layout_.type); }
+  int threads() const { return threads_; }
+  size_t context() const { return context_; }
+  size_t memory_used() const { return ledger_->used(); }  // KV caches and working buffers, bytes
+  size_t kv_block_bytes() const { return layout_.block_bytes(); }
+
+  std::shared_ptr<Session> NewSession();
+
+  struct Request {
+    Session* session;
+    std::span<const int32_t> ids;        // non-empty, each below vocab
+    float* all_logits = nullptr;         // [ids][vocab], or
+    float* last_logits = nullptr;        // [vocab], or
+    float* log_probabilities = nullptr;  // [ids - 1]: of each id but the first, given those before it
+  };
+  // Appends each request's ids to its session, all in one ragged forward. `poll` is called often and may
+  // throw. On any exception no session has changed. Throws std::invalid_argument, ContextOverflow,
+  // MemoryLimit, Cancelled.
+  void Feed(const std::vector<Request>& requests, const std::function<void()>& poll);
+
+  // Calls that are running or waiting throw Cancelled.
+  void Cancel() { ++cancel_epoch_; }
+
+  // Waits for a running call, then lets go of the file and the threads; using the engine later throws
+  // ModelError.
+  void Close();
+
+ private:
+  friend class Session;
+  using Lock = std::unique_lock<std::timed_mutex>;
+
+  void Check(const std::vector<Request>& requests) const;
+  void RunBatches(const std::vector<Request>& requests, const std::function<void()>& poll);
+  void RequireOpen() const;
+  uint64_t Fingerprint() const;  // of the model, for saved sessions
+
+  std::unique_ptr<Gguf> file_;
+  const KernelTable& kernels_;
+  Config config_;
+  Weights weights_;
+  KvLayout layout_;
+  size_t context_;
+  int threads_;
+  std::shared_ptr<MemoryLedger> ledger_;
+  std::unique_ptr<ThreadPool> pool_;
+  std::unique_ptr<Compute> compute_;
+  std::unique_ptr<ForwardPass> forward_;
+  std::timed_mutex mutex_;  // held while computing or changing a session
+  std::atomic<uint64_t> cancel_epoch_{0};
+};
+
+}  // namespace pygrok

@@ -1,0 +1,140 @@
+#include "model/experts.h"
+
+#include <algorithm>
+#include <cstring>
+#include <tuple>
+
+namespace pygrok {
+namespace {
+
+// Experts are taken together while their tokens are few, so that decoding has long parallel regions; with
+// many tokens, one expert at a time keeps the buffers small.
+constexpr size_t kGroupRoutes = 64;
+
+// A run of routes to one expert.
+struct ExpertRun {
+  const ExpertWeights* weights;
+  size_t first;  // route, counted from the group's first
+  size_t count;
+};
+
+}  // namespace
+
+std::vector<Route> RouteTokens(const float* probabilities, size_t rows, size_t experts, size_t used) {
+  std::vector<Route> routes;
+  routes.reserve(rows * used);
+  std::vector<size_t> order(experts);
+  for (size_t row = 0; row < rows; ++row) {
+    const float* p = probabilities + row * experts;
+    for (size_t e = 0; e < experts; ++e) order[e] = e;
+    // NaN compares as smallest, so that the order stays strict whatever a broken file makes of the router.
+    auto key = [p](size_t e) { return p[e] == p[e] ? p[e] : -1.0f; };
+    std::partial_sort(order.begin(), order.begin() + static_cast<std::ptrdiff_t>(used), order.end(),
+                      [&](size_t a, size_t b) { return key(a) != key(b) ? key(a) > key(b) : a < b; });
+    for (size_t i = 0; i < used; ++i) routes.push_back({order[i], row, p[order[i]]});
+  }
+  std::sort(routes.begin(), routes.end(), [](const Route& a, const Route& b) {
+    return std::tie(a.expert, a.row) < std::tie(b.expert, b.row);
+  });
+  return routes;
+}
+
+Experts::Experts(const Config& config, Compute& compute)
+    : config_(config),
+      compute_(compute),
+      input_(compute.kernels(), compute.pool(), compute.ledger()),
+      hidden_(compute.kernels(), compute.pool(), compute.ledger()),
+      probabilities_(compute.ledger()),
+      gathered_{Buffer<std::byte>(compute.ledger()), Buffer<std::byte>(compute.ledger()),
+                Buffer<std::byte>(compute.ledger())},
+      gate_(compute.ledger()),
+      up_(compute.ledger()),
+      down_(compute.ledger()) {}
+
+void Experts::Forward(const LayerWeights& layer, const float* x, size_t n, float* out) {
+  input_.Set(x, n, config_.embedding);
+  float* probabilities = probabilities_.Get(n * config_.experts);
+  compute_.Matmul({{&layer.router, input_.In(compute_.format(layer.router)), n, probabilities}});
+  for (size_t t = 0; t < n; ++t)
+    compute_.kernels().softmax(probabilities + t * config_.experts, config_.experts);
+  const std::vector<Route> routes = RouteTokens(probabilities, n, config_.experts, config_.experts_used);
+
+  std::memset(out, 0, n * config_.embedding * sizeof(float));
+  for (size_t begin = 0; begin < routes.size();) {
+    size_t end = begin;
+    while (end < routes.size()) {
+      size_t next = end;
+      while (next < routes.size() && routes[next].expert == routes[end].expert) ++next;
+      if (end > begin && next - begin > kGroupRoutes) break;
+      end = next;
+    }
+    RunGroup(layer, routes, begin, end, out);
+    begin = end;
+  }
+}
+
+void Experts::RunGroup(const LayerWeights& layer, const std::vector<Route>& routes, size_t begin, size_t end,
+                       float* out) {
+  const KernelTable& kernels = compute_.kernels();
+  const size_t count = end - begin;
+  const size_t width = config_.expert_width;
+  const size_t embedding = config_.embedding;
+
+  std::vector<ExpertRun> runs;
+  for (size_t i = begin; i < end; ++i) {
+    if (i == begin || routes[i].expert != routes[i - 1].expert) {
+      runs.push_back({&layer.experts[routes[i].expert], i - begin, 0});
+    }
+    ++runs.back().count;
+  }
+
+  // Activation rows in route order, in each format that a matrix of the group wants.
+  const std::byte* gathered_rows[kActivationFormats] = {};
+  auto gathered = [&](ActivationFormat format) {
+    const std::byte*& rows = gathered_rows[static_cast<size_t>(format)];
+    if (rows == nullptr) {
+      const std::byte* from = input_.In(format);
+      const size_t bytes = ActivationRowBytes(format, embedding);
+      std::byte* to = gathered_[static_cast<size_t>(format)].Get(count * bytes);
+      for (size_t i = 0; i < count; ++i)
+        std::memcpy(to + i * bytes, from + routes[begin + i].row * bytes, bytes);
+      rows = to;
+    }
+    return rows;
+  };
+
+  float* gate = gate_.Get(count * width);
+  float* up = up_.Get(count * width);
+  std::vector<MatmulJob> jobs;
+  for (const ExpertRun& run : runs) {
+    for (const auto& [matrix, result] : {std::pair{&run.weights->gate, gate}, {&run.weights->up, up}}) {
+      const ActivationFormat format = compute_.format(*matrix);
+      const std::byte* rows = gathered(format);
+      jobs.push_back({matrix, rows + run.first * ActivationRowBytes(format, embedding), run.count,
+                      result + run.first * width});
+    }
+  }
+  compute_.Matmul(jobs);
+  compute_.ForRows(count, 8 * width, [&](size_t i) {
+    kernels.gelu_mul(gate + i * width, up + i * width, width, gate + i * width);
+  });
+
+  hidden_.Set(gate, count, width);
+  float* down = down_.Get(count * embedding);
+  jobs.clear();
+  for (const ExpertRun& run : runs) {
+    const Matrix& m = run.weights->down;
+    const ActivationFormat format = compute_.format(m);
+    jobs.push_back({&m, hidden_.In(format) + run.first * ActivationRowBytes(format, width), run.count,
+                    down + run.first * embedding});
+  }
+  compute_.Matmul(jobs);
+
+  // A row's experts are added in rising order, however the batch was grouped.
+  for (size_t i = 0; i < count; ++i) {
+    const Route& route = routes[begin + i];
+    kernels.axpy(route.weight, down + i * embedding, embedding, out + route.row * embedding);
+  }
+}
+
+}  // namespace pygrok

@@ -1,0 +1,144 @@
+#include "model/forward.h"
+
+#include <algorithm>
+#include <cstring>
+#include <numeric>
+
+namespace pygrok {
+namespace {
+
+// Rows whose logits are held at once: 64 x 131072 floats are 32 MiB.
+constexpr size_t kLogitRows = 64;
+
+}  // namespace
+
+ForwardPass::ForwardPass(const Config& config, const Weights& weights, Compute& compute)
+    : config_(config),
+      weights_(weights),
+      compute_(compute),
+      attention_(config, compute),
+      experts_(config, compute),
+      rotary_(compute.ledger()),
+      input_(compute.kernels(), compute.pool(), compute.ledger()),
+      h_(compute.ledger()),
+      normed_(compute.ledger()),
+      q_(compute.ledger()),
+      k_(compute.ledger()),
+      v_(compute.ledger()),
+      mixed_(compute.ledger()),
+      branch_(compute.ledger()),
+      logits_(compute.ledger()) {}
+
+void ForwardPass::Run(const std::vector<int32_t>& ids, const std::vector<Segment>& segments,
+                      const std::vector<RowOutput>& outputs, const std::function<void()>& poll) {
+  const size_t n = ids.size();
+  float* h = h_.Get(n * config_.embedding);
+  Embed(ids, h);
+  rotary_.Set(segments, config_.head_size, config_.rope_base);
+
+  std::vector<size_t> rows(n);
+  std::iota(rows.begin(), rows.end(), size_t{0});
+  for (size_t i = 0; i < config_.layers; ++i) {
+    poll();
+    if (i + 1 == config_.layers) {
+      rows.clear();
+      for (const RowOutput& output : outputs) rows.push_back(output.row);
+    }
+    Layer(i, segments, rows, n, h);
+  }
+  poll();
+  Output(outputs, h);
+}
+
+void ForwardPass::Embed(const std::vector<int32_t>& ids, float* h) {
+  const Matrix& e = weights_.embedding;
+  const auto dequantize = compute_.kernels().of(e.type).dequantize;
+  compute_.ForRows(ids.size(), e.columns, [&](size_t t) {
+    float* to = h + t * e.columns;
+    dequantize(e.data + static_cast<size_t>(ids[t]) * e.row_bytes, e.columns, to);
+    for (size_t i = 0; i < e.columns; ++i) to[i] *= config_.embedding_multiplier;
+  });
+}
+
+void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, const std::vector<size_t>& rows,
+                        size_t all_rows, float* h) {
+  const LayerWeights& layer = weights_.layers[index];
+  const size_t embedding = config_.embedding;
+
+  // Keys and values of every row.
+  float* normed = normed_.Get(all_rows * embedding);
+  NormRows(h, layer.attention_norm, all_rows, normed);
+  input_.Set(normed, all_rows, embedding);
+  float* k = k_.Get(all_rows * config_.kv_width());
+  float* v = v_.Get(all_rows * config_.kv_width());
+  float* q = q_.Get(all_rows * config_.q_width());
+  const MatmulJob keys{&layer.k, input_.In(compute_.format(layer.k)), all_rows, k};
+  const MatmulJob values{&layer.v, input_.In(compute_.format(layer.v)), all_rows, v};
+  const size_t n = rows.size();
+  if (n == all_rows) {
+    compute_.Matmul({{&layer.q, input_.In(compute_.format(layer.q)), n, q}, keys, values});
+    attention_.Store(index, segments, rotary_, k, v);
+  } else {
+    // The last layer: nothing but the wanted rows is read from here on.
+    compute_.Matmul({keys, values});
+    attention_.Store(index, segments, rotary_, k, v);
+    if (n == 0) return;
+    for (size_t i = 0; i < n; ++i) {
+      std::memmove(h + i * embedding, h + rows[i] * embedding, embedding * sizeof(float));
+      std::memmove(normed + i * embedding, normed + rows[i] * embedding, embedding * sizeof(float));
+    }
+    input_.Set(normed, n, embedding);
+    compute_.Matmul({{&layer.q, input_.In(compute_.format(layer.q)), n, q}});
+  }
+
+  float* mixed = mixed_.Get(n * config_.q_width());
+  attention_.Attend(index, segments, rows, rotary_, q, mixed);
+  input_.Set(mixed, n, config_.q_width());
+  float* branch = branch_.Get(n * embedding);
+  compute_.Matmul({{&layer.attention_output, input_.In(compute_.format(layer.attention_output)), n, branch}});
+  AddNormed(branch, layer.attention_output_norm, n, h);
+
+  NormRows(h, layer.expert_norm, n, normed);
+  experts_.Forward(layer, normed, n, branch);
+  AddNormed(branch, layer.output_norm, n, h);
+}
+
+void ForwardPass::Output(const std::vector<RowOutput>& outputs, const float* h) {
+  const size_t embedding = config_.embedding;
+  const size_t vocab = config_.vocab;
+  for (size_t first = 0; first < outputs.size(); first += kLogitRows) {
+    const size_t n = std::min(kLogitRows, outputs.size() - first);
+    float* normed = normed_.Get(n * embedding);
+    NormRows(h + first * embedding, weights_.output_norm, n, normed);
+    input_.Set(normed, n, embedding);
+    float* logits = logits_.Get(n * vocab);
+    compute_.Matmul({{&weights_.output, input_.In(compute_.format(weights_.output)), n, logits}});
+    compute_.ForRows(n, vocab, [&](size_t i) {
+      float* row = logits + i * vocab;
+      const RowOutput& output = outputs[first + i];
+      for (size_t j = 0; j < vocab; ++j) row[j] *= config_.output_multiplier;
+      if (output.logits != nullptr) std::memcpy(output.logits, row, vocab * sizeof(float));
+      if (output.log_probability != nullptr) {
+        *output.log_probability =
+            static_cast<float>(row[output.target] - compute_.kernels().log_sum_exp(row, vocab));
+      }
+    });
+  }
+}
+
+void ForwardPass::NormRows(const float* x, const float* scale, size_t n, float* out) {
+  const size_t width = config_.embedding;
+  compute_.ForRows(n, 4 * width, [&](size_t t) {
+    compute_.kernels().rms_norm(x + t * width, scale, width, config_.rms_eps, out + t * width);
+  });
+}
+
+void ForwardPass::AddNormed(float* x, const float* scale, size_t n, float* h) {
+  const size_t width = config_.embedding;
+  compute_.ForRows(n, 4 * width, [&](size_t t) {
+    compute_.kernels().rms_norm(x + t * width, scale, width, config_.rms_eps, x + t * width);
+    for (size_t i = 0; i < width; ++i) h[t * width + i] += x[t * width + i];
+  });
+}
+
+}  // namespace pygrok

@@ -1,0 +1,55 @@
+// The forward pass of Grok-1 over a ragged batch.
+#pragma once
+
+#include <functional>
+#include <vector>
+
+#include "model/attention.h"
+#include "model/compute.h"
+#include "model/experts.h"
+#include "model/kv_cache.h"
+#include "model/weights.h"
+
+namespace pygrok {
+
+inline constexpr size_t kMaxBatchRows = 512;
+
+// What a row of the batch is computed for, besides its keys and values.
+struct RowOutput {
+  size_t row;
+  float* logits = nullptr;           // [vocab], if wanted
+  float* log_probability = nullptr;  // of the token `target` to come next, if wanted
+  int32_t target = 0;
+};
+
+class ForwardPass {
+ public:
+  ForwardPass(const Config& config, const Weights& weights, Compute& compute);
+
+  // ids [rows] are the tokens of the segments in order, at most kMaxBatchRows; the caches have room for them.
+  // Writes keys and values, and the outputs (in order of rows). `poll` is called before every layer and may
+  // throw.
+  void Run(const std::vector<int32_t>& ids, const std::vector<Segment>& segments,
+           const std::vector<RowOutput>& outputs, const std::function<void()>& poll);
+
+ private:
+  void Embed(const std::vector<int32_t>& ids, float* h);
+  // h [all_rows][embedding] in, [rows.size()][embedding] out: only `rows` go past the keys and values.
+  void Layer(size_t index, const std::vector<Segment>& segments, const std::vector<size_t>& rows,
+             size_t all_rows, float* h);
+  void Output(const std::vector<RowOutput>& outputs, const float* h);
+  void NormRows(const float* x, const float* scale, size_t n, float* out);
+  // h += norm(x)
+  void AddNormed(float* x, const float* scale, size_t n, float* h);
+
+  const Config& config_;
+  const Weights& weights_;
+  Compute& compute_;
+  Attention attention_;
+  Experts experts_;
+  RotaryTable rotary_;
+  Activations input_;
+  Buffer<float> h_, normed_, q_, k_, v_, mixed_, branch_, logits_;
+};
+
+}  // namespace pygrok

@@ -1,0 +1,94 @@
+// Keys and values of past positions, in reference-counted blocks that sessions share until one writes.
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "kernels/kernel_table.h"
+#include "model/config.h"
+#include "util/aligned.h"
+#include "util/memory_ledger.h"
+
+namespace pygrok {
+
+// Where things lie in a block: [layer][kv_head][K, V][kKvBlockPositions][head_size], so that one head's keys
+// and values are each one contiguous run.
+struct KvLayout {
+  KvType type;
+  size_t layers;
+  size_t kv_heads;
+  size_t head_size;
+
+  size_t vector_bytes() const;  // one head's key at one position
+  size_t run_bytes() const { return kKvBlockPositions * vector_bytes(); }
+  size_t block_bytes() const { return layers * kv_heads * 2 * run_bytes(); }
+  size_t key_offset(size_t layer, size_t head) const { return (layer * kv_heads + head) * 2 * run_bytes(); }
+  size_t value_offset(size_t layer, size_t head) const { return key_offset(layer, head) + run_bytes(); }
+
+  bool operator==(const KvLayout&) const = default;
+};
+
+// Names as in kv_type="f16". Throws std::invalid_argument, listing the choices.
+KvType ParseKvType(const std::string& name);
+const char* KvTypeName(KvType type);
+
+class KvBlock {
+ public:
+  // Throws MemoryLimit. Charges the ledger for as long as the block lives.
+  KvBlock(size_t bytes, std::shared_ptr<MemoryLedger> ledger);
+  ~KvBlock();
+  KvBlock(const KvBlock&) = delete;
+  KvBlock& operator=(const KvBlock&) = delete;
+
+  std::byte* data() const { return data_.data(); }
+  size_t bytes() const { return bytes_; }
+
+ private:
+  const size_t bytes_;
+  const std::shared_ptr<MemoryLedger> ledger_;
+  AlignedBuffer<std::byte> data_;
+};
+
+// One sequence: its tokens and their cache. Not thread-safe but for position(); the engine serializes.
+class KvCache {
+ public:
+  KvCache(const KvLayout& layout, std::shared_ptr<MemoryLedger> ledger)
+      : layout_(layout), ledger_(std::move(ledger)) {}
+  KvCache(const KvCache& other)  // shares all blocks
+      : layout_(other.layout_),
+        ledger_(other.ledger_),
+        blocks_(other.blocks_),
+        ids_(other.ids_),
+        position_(other.position()) {}
+  KvCache& operator=(const KvCache&) = delete;
+
+  const KvLayout& layout() const { return layout_; }
+  size_t position() const { return position_.load(); }
+  const std::vector<int32_t>& ids() const { return ids_; }  // [position]
+  size_t bytes() const { return blocks_.size() * layout_.block_bytes(); }
+  std::byte* block(size_t index) const { return blocks_[index]->data(); }
+
+  // Makes positions [position, position + count) writable: allocates blocks, copies a shared one. On an
+  // exception nothing has changed but memory.
+  void Reserve(size_t count);
+  // After Reserve: the positions now hold the keys and values of these tokens.
+  void Advance(std::span<const int32_t> ids);
+  // Takes the past of `other`, of the same layout, and gives it this one's.
+  void Swap(KvCache& other);
+  // Forgets everything from `position` on, and blocks reserved beyond it. position <= position().
+  void Rewind(size_t position);
+
+ private:
+  const KvLayout layout_;
+  const std::shared_ptr<MemoryLedger> ledger_;
+  std::vector<std::shared_ptr<KvBlock>> blocks_;
+  std::vector<int32_t> ids_;
+  std::atomic<size_t> position_{0};  // ids_.size(), for readers that do not wait
+};
+
+}  // namespace pygrok

@@ -1,0 +1,178 @@
+#include "quantize/convert.h"
+
+#include <algorithm>
+#include <bit>
+#include <cstdint>
+#include <cstring>
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+#include "quantize/codec.h"
+#include "util/aligned.h"
+
+namespace pygrok {
+namespace {
+
+// A tile is kTileRows rows of the result by kTileColumns of their values, worked off in groups of rows. When
+// turning, it reads kTileRows adjacent values from each of kTileColumns source rows: whole cache lines (32
+// KiB of int8), and one memory page each, few enough for the second-level TLB, where the next tile finds them
+// again. A group is 16 KiB of floats.
+constexpr size_t kTileRows = 8 * kGroupRows;
+constexpr size_t kTileColumns = 256;  // a multiple of every type's block size
+
+template <typename T>
+T Load(const std::byte* data, size_t index) {
+  T value;
+  std::memcpy(&value, data + index * sizeof(T), sizeof(T));
+  return value;
+}
+
+struct Int8 {
+  static constexpr SourceType kType = SourceType::kInt8;
+  static float Value(const std::byte* data, size_t i) { return static_cast<float>(Load<int8_t>(data, i)); }
+};
+struct F32 {
+  static constexpr SourceType kType = SourceType::kF32;
+  static float Value(const std::byte* data, size_t i) { return Load<float>(data, i); }
+};
+struct Bf16 {
+  static constexpr SourceType kType = SourceType::kBf16;
+  static float Value(const std::byte* data, size_t i) {
+    return std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(data, i)) << 16);
+  }
+};
+
+// Part of the result: at most kGroupRows rows of `columns` values, from (row, column) on.
+struct Part {
+  size_t row;
+  size_t rows;
+  size_t column;
+  size_t columns;
+};
+
+// x[c][r] = source[column + c][row + r] * scale, where one group of scales covers all columns.
+template <typename Source>
+void TurnGroup(const SourceMatrix& source, const Part& part, float* x) {
+  float scale[kGroupRows];
+  const size_t group = source.scales == nullptr ? 0 : part.column / (source.rows / source.groups);
+  for (size_t r = 0; r < part.rows; ++r) {
+    scale[r] =
+        source.scales == nullptr ? 1.0f : Bf16::Value(source.scales, group * source.columns + part.row + r);
+  }
+  const size_t size = BytesOf(Source::kType);
+  const std::byte* from = source.data + (part.column * source.columns + part.row) * size;
+  if (part.rows == kGroupRows) {
+    for (size_t c = 0; c < part.columns; ++c, from += source.columns * size, x += kGroupRows) {
+      for (size_t r = 0; r < kGroupRows; ++r) x[r] = Source::Value(from, r) * scale[r];
+    }
+    return;
+  }
+  for (size_t c = 0; c < part.columns; ++c, from += source.columns * size, x += kGroupRows) {
+    for (size_t r = 0; r < part.rows; ++r) x[r] = Source::Value(from, r) * scale[r];
+  }
+}
+
+// The part's values as floats, interleaved as codecs want them; rows that the part does not have are left
+// alone.
+template <typename Source>
+void FillGroup(const SourceMatrix& source, const Part& part, float* x) {
+  if (!source.transpose) {
+    for (size_t r = 0; r < part.rows; ++r) {
+      const std::byte* from =
+          source.data + ((part.row + r) * source.columns + part.column) * BytesOf(Source::kType);
+      for (size_t c = 0; c < part.columns; ++c) x[c * kGroupRows + r] = Source::Value(from, c);
+    }
+    return;
+  }
+  const size_t group = source.scales == nullptr ? source.rows : source.rows / source.groups;
+  for (size_t done = 0; done < part.columns;) {
+    const size_t column = part.column + done;
+    const size_t n = std::min(part.columns - done, group - column % group);
+    TurnGroup<Source>(source, {part.row, part.rows, column, n}, x + done * kGroupRows);
+    done += n;
+  }
+}
+
+using Fill = void (*)(const SourceMatrix&, const Part&, float*);
+
+Fill FillFor(SourceType type) {
+  switch (type) {
+    case SourceType::kInt8:
+      return FillGroup<Int8>;
+    case SourceType::kF32:
+      return FillGroup<F32>;
+    case SourceType::kBf16:
+      return FillGroup<Bf16>;
+  }
+  throw std::invalid_argument("unknown source type");
+}
+
+void Check(const SourceMatrix& source, TensorType type, size_t first_row, size_t rows) {
+  const size_t block = InfoOf(type).block_size;
+  if (source.out_columns() == 0 || source.out_columns() % block != 0) {
+    throw std::invalid_argument("rows of " + std::to_string(source.out_columns()) +
+                                " values do not divide into " + InfoOf(type).name + " blocks of " +
+                                std::to_string(block));
+  }
+  if (first_row > source.out_rows() || rows > source.out_rows() - first_row) {
+    throw std::invalid_argument("rows " + std::to_string(first_row) + " to " +
+                                std::to_string(first_row + rows) + " of a matrix with " +
+                                std::to_string(source.out_rows()));
+  }
+  if (source.scales == nullptr) return;
+  if (!source.transpose) throw std::invalid_argument("scales belong to matrices stored [in, out]");
+  if (source.groups == 0 || source.rows % source.groups != 0) {
+    throw std::invalid_argument(std::to_string(source.rows) + " rows do not divide into " +
+                                std::to_string(source.groups) + " groups of scales");
+  }
+}
+
+}  // namespace
+
+size_t BytesOf(SourceType type) {
+  switch (type) {
+    case SourceType::kInt8:
+      return 1;
+    case SourceType::kF32:
+      return 4;
+    case SourceType::kBf16:
+      return 2;
+  }
+  throw std::invalid_argument("unknown source type");
+}
+
+void ConvertRows(ThreadPool& pool, const SourceMatrix& source, TensorType type, size_t first_row, size_t rows,
+                 std::byte* out) {
+  Check(source, type, first_row, rows);
+  const Codec& codec = CodecOf(type);
+  const Fill fill = FillFor(source.type);
+  const size_t k = source.out_columns();
+  const size_t row_bytes = RowBytes(type, k);
+
+  // Small tensors are split finer, so that every thread has work.
+  const size_t threads = static_cast<size_t>(pool.size());
+  const size_t step = std::min(kTileRows, RoundUp((rows + threads - 1) / threads, kGroupRows));
+  std::vector<AlignedBuffer<float>> buffers(threads);
+  for (auto& buffer : buffers) {
+    buffer = AlignedBuffer<float>(kGroupRows * kTileColumns);
+    std::fill_n(buffer.data(), buffer.size(), 0.0f);  // rows that a group lacks are checked too
+  }
+
+  pool.Run((rows + step - 1) / std::max<size_t>(step, 1), [&](size_t index, size_t worker) {
+    float* const x = buffers[worker].data();
+    const size_t begin = index * step;
+    const size_t end = std::min(begin + step, rows);
+    for (size_t column = 0; column < k; column += kTileColumns) {
+      const size_t columns = std::min(kTileColumns, k - column);
+      for (size_t row = begin; row < end; row += kGroupRows) {
+        const size_t count = std::min(kGroupRows, end - row);
+        fill(source, {first_row + row, count, column, columns}, x);
+        if (!AllWithin(x, columns * kGroupRows, codec.max_abs)) ThrowDoesNotFit(codec);
+        codec.encode(x, columns, count, out + row * row_bytes + RowBytes(type, column), row_bytes);
+      }
+    }
+  });
+}
+
+}  // namespace pygrok
