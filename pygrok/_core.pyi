@@ -1,0 +1,220 @@
+"""The C++ extension. Private: use the names in `pygrok`."""
+
+from collections.abc import Sequence
+from typing import Any, final
+
+import numpy as np
+from numpy.typing import NDArray
+
+__version__: str
+
+def compiled_isas() -> list[str]: ...
+def supported_isas() -> list[str]: ...
+def available_cpus() -> int: ...
+def tensor_types() -> dict[str, tuple[int, int, int]]:
+    """Name -> (GGUF number, values per block, bytes per block) of every type the format defines."""
+
+def runnable_types() -> list[str]:
+    """Names of the weight types that the engine can multiply with."""
+
+@final
+class TensorInfo:
+    name: str
+    type: str
+    shape: tuple[int, ...]  # numpy order: slowest first
+    bytes: int
+    shard: int
+    offset: int
+
+@final
+class GgufFile:
+    """A GGUF file or split set, mapped read-only. Raises FormatError, OSError."""
+
+    def __init__(self, path: str) -> None: ...
+    @property
+    def paths(self) -> list[str]: ...
+    @property
+    def version(self) -> int: ...
+    @property
+    def file_bytes(self) -> int: ...
+    @property
+    def tensors(self) -> list[TensorInfo]: ...
+    def keys(self) -> list[str]: ...
+    def get(self, key: str, default: Any = None) -> Any:
+        """A scalar, a str, a numpy array for numeric arrays, a list of bytes for arrays of strings."""
+    def data(self, name: str) -> NDArray[np.uint8]:
+        """The tensor's bytes as a read-only view of the mapping."""
+
+@final
+class Config:
+    layers: int
+    embedding: int
+    vocab: int
+    context: int
+    heads: int
+    kv_heads: int
+    head_size: int
+    experts: int
+    experts_used: int
+    expert_width: int
+    embedding_multiplier: float
+    output_multiplier: float
+    attention_multiplier: float
+    attention_soft_cap: float
+    rms_eps: float
+    rope_base: float
+
+@final
+class Session:
+    """Positions in a KV cache. Belongs to the engine that made it."""
+
+    @property
+    def position(self) -> int: ...
+    @property
+    def ids(self) -> NDArray[np.int32]: ...
+    @property
+    def kv_bytes(self) -> int: ...
+    def rewind(self, position: int) -> None: ...
+    def fork(self) -> Session: ...
+    def save(self, path: str) -> None: ...
+    def restore(self, path: str) -> None: ...
+    def cancel(self) -> None: ...
+
+@final
+class Engine:
+    def __init__(
+        self, path: str, *, threads: int, context: int, kv_type: str, memory_limit: int, isa: str
+    ) -> None:
+        """threads 0 = all available; context 0 = the file's; memory_limit 0 = none; isa "" = the best."""
+    @property
+    def config(self) -> Config: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def threads(self) -> int: ...
+    @property
+    def kv_type(self) -> str: ...
+    @property
+    def context(self) -> int: ...
+    @property
+    def memory_used(self) -> int:
+        """Bytes of KV caches and working buffers now allocated."""
+    @property
+    def kv_block_bytes(self) -> int:
+        """Bytes of KV cache for 64 positions."""
+    def new_session(self) -> Session: ...
+    def feed(
+        self, sessions: Sequence[Session], ids: Sequence[NDArray[np.int32]], logits: str
+    ) -> list[NDArray[np.float32]]:
+        """One ragged forward. logits: "none", "last" -> [vocab] each, "all" -> [len(ids), vocab] each."""
+    def score(self, session: Session, ids: NDArray[np.int32]) -> NDArray[np.float32]:
+        """Feeds ids to the session; [T-1] log-probabilities of each id given those before it."""
+    def cancel(self) -> None: ...
+    def close(self) -> None: ...
+
+def read_bandwidth(path: str, offset: int, length: int, threads: int) -> float:
+    """Bytes per second at which this many threads read a range of a mapped file."""
+
+def int8_rate(threads: int, isa: str, seconds: float) -> float:
+    """int8 multiply-adds x 2 per second that the instruction set's dot product reaches in registers."""
+
+def quantize_rows(type: str, rows: NDArray[np.float32], threads: int = 1) -> NDArray[np.uint8]:
+    """[rows, k] values -> [rows, bytes of a row]. threads 0 = all available.
+
+    Raises ValueError when k does not divide into blocks, ModelError for a type that cannot be written and for
+    NaN, infinity or values beyond the type's range.
+    """
+
+def dequantize_rows(
+    type: str, data: NDArray[np.uint8], columns: int, isa: str = ""
+) -> NDArray[np.float32]: ...
+
+@final
+class Converter:
+    """Turns one stored checkpoint tensor into rows of blocks, in C++ threads."""
+
+    def __init__(self, threads: int) -> None:
+        """threads 0 = all available."""
+    @property
+    def threads(self) -> int: ...
+    def convert(
+        self,
+        weight: NDArray[Any],
+        scales: NDArray[np.uint16] | None,
+        transpose: bool,
+        type: str,
+        first_row: int,
+        out: NDArray[np.uint8],
+    ) -> None:
+        """Rows [first_row, first_row + len(out)) of the result into out [rows, row_bytes].
+
+        weight: [in, out] if transpose else [out, in]; int8, float32 or uint16 (the bits of bfloat16), at any
+        alignment. scales: the bits of bfloat16 [groups, out], in equal groups along `in`; only with transpose.
+        The bytes do not depend on the number of threads. Raises as quantize_rows does.
+        """
+
+class kernels:  # noqa: N801
+    """Submodule: single kernels on numpy arrays, for tests and bench/kernels.py.
+
+    `isa` "" means PYGROK_ISA or the best. Bad types, shapes and names raise ValueError; a kernel that writes
+    outside its output or scratch, which guard values show, raises RuntimeError.
+    """
+
+    @staticmethod
+    def select(isa: str = "") -> str:
+        """Name of the table that this isa stands for."""
+    @staticmethod
+    def matmul(
+        type: str, weights: NDArray[np.uint8], x: NDArray[np.float32], isa: str = ""
+    ) -> NDArray[np.float32]:
+        """x [n, k] times weights [rows, row_bytes] -> [n, rows], x prepared as the table wants it."""
+    @staticmethod
+    def time_matmul(
+        type: str,
+        weights: NDArray[np.uint8],
+        x: NDArray[np.float32],
+        isa: str,
+        threads: int,
+        repeats: int,
+    ) -> float:
+        """Seconds for `repeats` such matmuls, rows shared out over threads as the engine does it."""
+    @staticmethod
+    def prepare(format: str, x: NDArray[np.float32], isa: str = "") -> NDArray[np.uint8]:
+        """Activation rows [n, bytes] as csrc/kernels/activations.h lays them out. format: f32, bf16, q8."""
+    @staticmethod
+    def attend(
+        kv_type: str,
+        q: NDArray[np.float32],
+        k: NDArray[np.uint8],
+        v: NDArray[np.uint8],
+        visible: Sequence[int],
+        cap: float,
+        isa: str = "",
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """q [n_q, d] against k, v [positions <= 64, d * bytes]: sums of p * v [n_q, d] and of p [n_q]."""
+    @staticmethod
+    def kv_store(kv_type: str, x: NDArray[np.float32], isa: str = "") -> NDArray[np.uint8]: ...
+    @staticmethod
+    def kv_load(kv_type: str, data: NDArray[np.uint8], isa: str = "") -> NDArray[np.float32]: ...
+    @staticmethod
+    def rms_norm(
+        x: NDArray[np.float32], scale: NDArray[np.float32], eps: float, isa: str = ""
+    ) -> NDArray[np.float32]: ...
+    @staticmethod
+    def gelu_mul(
+        gate: NDArray[np.float32], up: NDArray[np.float32], isa: str = ""
+    ) -> NDArray[np.float32]: ...
+    @staticmethod
+    def axpy(
+        weight: float, x: NDArray[np.float32], acc: NDArray[np.float32], isa: str = ""
+    ) -> NDArray[np.float32]:
+        """acc + weight * x."""
+    @staticmethod
+    def rope(
+        x: NDArray[np.float32], cos: NDArray[np.float32], sin: NDArray[np.float32], isa: str = ""
+    ) -> NDArray[np.float32]:
+        """One head [2 * half] rotated by angles [half]."""
+    @staticmethod
+    def softmax(x: NDArray[np.float32], isa: str = "") -> NDArray[np.float32]: ...
+    @staticmethod
+    def log_sum_exp(x: NDArray[np.float32], isa: str = "") -> float: ...

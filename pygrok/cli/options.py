@@ -1,0 +1,193 @@
+"""Options that several commands share, each declared once.
+
+A group is a dataclass whose fields are annotated as typer options; `@with_options` spreads the groups that
+a command's function takes over the command line and hands the function filled-in dataclasses.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+
+import typer
+
+from pygrok.cli.errors import UsageError, set_debug
+
+if TYPE_CHECKING:
+    from pygrok.model import Model
+    from pygrok.sampling import SamplingParams
+
+Debug = Annotated[
+    bool,
+    typer.Option(
+        "--debug",
+        help="Show the traceback of an error.",
+        callback=set_debug,
+        is_eager=True,
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object instead of text.")]
+ModelFile = Annotated[
+    Path | None,
+    typer.Argument(metavar="MODEL", help="GGUF file; default: the model in the package.", show_default=False),
+]
+_PANEL = "Model"
+_SAMPLING = "Sampling"
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How to run a model."""
+
+    threads: Annotated[
+        int | None,
+        typer.Option(
+            "--threads",
+            "-t",
+            min=1,
+            help="Threads; default: all available.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None
+    context: Annotated[
+        int | None,
+        typer.Option(
+            "--context",
+            "-c",
+            min=1,
+            help="Positions that a session may hold; default: the model's.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None
+    kv_type: Annotated[
+        str, typer.Option("--kv-type", help="Key/value cache: f32, f16, bf16.", rich_help_panel=_PANEL)
+    ] = "f16"
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            "--memory",
+            help="Ceiling for cache and buffers, such as 8GiB; the mapped weights are not counted.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None
+    isa: Annotated[
+        str | None,
+        typer.Option(
+            "--isa",
+            help="Instruction set: scalar, avx2, avx512, ...; default: the best one here.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None
+    debug: Debug = False
+
+    def load(self, path: Path | None) -> Model:
+        """The model in this file (None: the package's); UsageError for values that it refuses."""
+        import pygrok
+
+        try:
+            return pygrok.load(
+                path,
+                threads=self.threads,
+                context=self.context,
+                kv_type=self.kv_type,
+                memory_limit=self.memory,
+                isa=self.isa,
+            )
+        except pygrok.PygrokError:
+            raise
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+
+@dataclass(frozen=True)
+class SamplingOptions:
+    """How the next token is chosen. None: as `pygrok.SamplingParams` has it."""
+
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            "--temperature", "-T", help="0 always takes the likeliest token.", rich_help_panel=_SAMPLING
+        ),
+    ] = None
+    top_k: Annotated[
+        int | None,
+        typer.Option("--top-k", help="Keep the k likeliest tokens; 0: all.", rich_help_panel=_SAMPLING),
+    ] = None
+    top_p: Annotated[
+        float | None,
+        typer.Option("--top-p", help="Keep the likeliest tokens up to this sum.", rich_help_panel=_SAMPLING),
+    ] = None
+    min_p: Annotated[
+        float | None,
+        typer.Option(
+            "--min-p", help="Drop tokens below this share of the likeliest.", rich_help_panel=_SAMPLING
+        ),
+    ] = None
+    repetition_penalty: Annotated[
+        float | None,
+        typer.Option(
+            "--repetition-penalty", help="Divide scores of seen tokens; 1: off.", rich_help_panel=_SAMPLING
+        ),
+    ] = None
+    presence_penalty: Annotated[
+        float | None,
+        typer.Option("--presence-penalty", help="Subtract once from seen tokens.", rich_help_panel=_SAMPLING),
+    ] = None
+    frequency_penalty: Annotated[
+        float | None,
+        typer.Option("--frequency-penalty", help="Subtract for each time seen.", rich_help_panel=_SAMPLING),
+    ] = None
+    seed: Annotated[
+        int | None, typer.Option("--seed", help="Same seed, same text.", rich_help_panel=_SAMPLING)
+    ] = None
+
+    def params(self) -> SamplingParams:
+        """The parameters; a value out of range is a UsageError."""
+        from pygrok import SamplingParams
+
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        try:
+            return SamplingParams(**given)
+        except ValueError as error:
+            raise UsageError(str(error)) from error
+
+
+def with_options(function: Callable[..., None]) -> Callable[..., None]:
+    """A command whose dataclass parameters are spread over the command line, in their order."""
+    hints = get_type_hints(function, include_extras=True)
+    groups: dict[str, type] = {}
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in inspect.signature(function).parameters.items():
+        if not is_dataclass(hints[name]):
+            parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
+            continue
+        groups[name] = hints[name]
+        members = get_type_hints(hints[name], include_extras=True)
+        parameters += [
+            inspect.Parameter(
+                f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=members[f.name]
+            )
+            for f in fields(hints[name])
+        ]
+
+    @functools.wraps(function)
+    def command(**values: Any) -> None:
+        arguments: dict[str, Any] = {
+            name: group(**{f.name: values.pop(f.name) for f in fields(group)})
+            for name, group in groups.items()
+        }
+        function(**arguments, **values)
+
+    command.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    command.__annotations__ = {p.name: p.annotation for p in parameters}
+    del command.__wrapped__  # typer would look through to the function
+    return command

@@ -1,0 +1,275 @@
+"""A loaded model: the file, the engine that computes on it, and its tokenizer."""
+
+from __future__ import annotations
+
+import importlib.resources
+import os
+import threading
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pygrok import _core
+from pygrok.errors import ModelError
+from pygrok.footprint import footprint
+from pygrok.generate import Completion, GenerationChunk, generate, stream
+from pygrok.ids import TokenIds, check_ids
+from pygrok.memory import parse_bytes
+from pygrok.sampling import Sampler, SamplingParams
+from pygrok.session import Session
+from pygrok.tokenizer import Tokenizer
+
+__all__ = ["Model", "default_model_path", "load"]
+
+_KV_BLOCK_POSITIONS = 64  # that one block of the key/value cache holds
+
+
+def default_model_path() -> Path:
+    """The model that the package ships. Raises ModelError if this build has none."""
+    path = Path(str(importlib.resources.files("pygrok") / "data" / "nano.gguf"))
+    if not path.is_file():
+        raise ModelError("this build of pygrok ships no model: give the path of a .gguf file")
+    return path
+
+
+def load(
+    path: str | os.PathLike[str] | None = None,
+    *,
+    threads: int | None = None,
+    context: int | None = None,
+    kv_type: str = "f16",
+    memory_limit: int | str | None = None,
+    isa: str | None = None,
+) -> Model:
+    """Open a model. The file is mapped, not read: opening takes no longer for a large one.
+
+    path: a .gguf file, the first of its splits, or None for the model in the package.
+    threads: None uses all that this process may use.
+    context: positions a session may hold; None is the model's own limit.
+    kv_type: type of the key/value cache: "f32", "f16", "bf16".
+    memory_limit: ceiling for the key/value caches and working buffers, in bytes or as "64GiB". Weights stay
+        in the file's mapping and are not counted.
+    isa: instruction set of the kernels; None is $PYGROK_ISA, else the best that this processor has.
+
+    Raises OSError, FormatError (damaged file), ModelError (not a model this engine runs), ValueError (an
+    option).
+    """
+    for name, value in (("threads", threads), ("context", context)):
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+            raise ValueError(f"{name} is {value!r}: it must be a whole number, 1 or above, or None")
+    name = os.fspath(default_model_path() if path is None else path)
+    engine = _core.Engine(
+        name,
+        threads=threads or 0,
+        context=context or 0,
+        kv_type=kv_type,
+        memory_limit=0 if memory_limit is None else parse_bytes(memory_limit),
+        isa=isa or "",
+    )
+    return Model(engine, _core.GgufFile(name))
+
+
+class Model:
+    """A model ready to run. Safe to use from several threads; a context manager that closes it."""
+
+    def __init__(self, engine: _core.Engine, file: _core.GgufFile) -> None:
+        """For `load`."""
+        self._engine: _core.Engine | None = engine
+        self._file: _core.GgufFile | None = file
+        self.path: str = file.paths[0]
+        """The file (the first of its splits)."""
+        self._lock = threading.Lock()
+        self._tokenizer: Tokenizer | None = None
+        self.config = engine.config
+        """Hyperparameters; `config.vocab` is the number of logits."""
+        self.context: int = engine.context
+        """Positions that a session may hold."""
+
+    def __enter__(self) -> Model:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = (
+            "closed" if self._engine is None else f"isa={self._engine.isa}, threads={self._engine.threads}"
+        )
+        return f"Model({self.path!r}, {state})"
+
+    def close(self) -> None:
+        """Let go of the file and the threads. May be called again; a running call is waited for."""
+        with self._lock:
+            engine, self._engine = self._engine, None
+            self._file = None
+        if engine is not None:
+            engine.close()
+
+    @property
+    def engine(self) -> _core.Engine:
+        """The native engine. Raises ModelError once the model is closed."""
+        engine = self._engine
+        if engine is None:
+            raise ModelError(f"{self.path}: the model is closed: load it again")
+        return engine
+
+    @property
+    def file(self) -> _core.GgufFile:
+        """The open file. Raises ModelError once the model is closed."""
+        file = self._file
+        if file is None:
+            raise ModelError(f"{self.path}: the model is closed: load it again")
+        return file
+
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """Built from the file on first use. Raises ModelError if the file holds none; ids still work then."""
+        with self._lock:
+            if self._tokenizer is None:
+                self._tokenizer = Tokenizer.from_gguf(self.file)
+            return self._tokenizer
+
+    @property
+    def has_tokenizer(self) -> bool:
+        """Whether the file names a tokenizer."""
+        return self.file.get("tokenizer.ggml.model") not in (None, "none", "no_vocab")
+
+    def metadata(self, key: str, default: Any = None) -> Any:
+        """A value of the file's metadata, such as "general.name"."""
+        return self.file.get(key, default)
+
+    def info(self) -> dict[str, Any]:
+        """What the file holds and how it runs, for people and JSON. Sizes in bytes.
+
+        bytes_per_token counts the weights one decoded token touches: routed experts only, each once.
+        """
+        engine, held = self.engine, footprint(self.file)
+        return {
+            "paths": held.paths,
+            "name": held.name,
+            "file_bytes": held.file_bytes,
+            "hyperparameters": held.hyperparameters,
+            "parameters": held.values,
+            "active_parameters": held.active_values,
+            "bytes_per_token": held.active_bytes,
+            "types": {name: asdict(total) for name, total in held.types.items()},
+            "tokenizer": held.tokenizer,
+            "isa": engine.isa,
+            "threads": engine.threads,
+            "context": engine.context,
+            "kv_type": engine.kv_type,
+            "kv_bytes_per_position": engine.kv_block_bytes // 64,
+            "memory_used": engine.memory_used,
+        }
+
+    def session(self, path: str | os.PathLike[str] | None = None) -> Session:
+        """A new session, empty or restored from a file that `Session.save` wrote."""
+        session = Session(self, self.engine.new_session())
+        if path is not None:
+            session.restore(path)
+        return session
+
+    def feed_many(self, batch: Sequence[tuple[Session, TokenIds]]) -> list[NDArray[np.float32]]:
+        """Append ids to several sessions in one forward pass; return the logits after each last id, [vocab].
+
+        Raises ValueError (a session twice or of another model, no ids, an id outside the vocabulary),
+        ContextOverflow, MemoryLimit, Cancelled; no session has changed then.
+        """
+        return self._feed(batch, "last")
+
+    def _feed(self, batch: Sequence[tuple[Session, TokenIds]], logits: str) -> list[NDArray[np.float32]]:
+        engine = self.engine
+        arrays = []
+        for index, (session, ids) in enumerate(batch):
+            name = "ids" if len(batch) == 1 else f"ids of session {index}"
+            if session.model is not self:
+                raise ValueError(f"session {index} belongs to another model")
+            array = check_ids(ids, self.config.vocab, name=name)
+            if not array.size:
+                raise ValueError(f"{name} is empty: give at least one token")
+            arrays.append(array)
+        if len({id(session) for session, _ in batch}) != len(batch):
+            raise ValueError("a session stands in the batch twice: join its ids")
+        if not batch:
+            return []
+        return engine.feed([session._core for session, _ in batch], arrays, logits)
+
+    def prefill(self, session: Session, ids: TokenIds) -> None:
+        """Append ids to a session without computing logits. Raises as `Session.feed`."""
+        self._feed([(session, ids)], "none")
+
+    def logits(self, ids: TokenIds) -> NDArray[np.float32]:
+        """The logits after every id, float32 [T, vocab]: T x vocab x 4 bytes, so for short texts."""
+        return self._feed([(self.session(), ids)], "all")[0]
+
+    def score(self, ids: TokenIds) -> NDArray[np.float32]:
+        """Log-probabilities (natural) of ids[1:], each given those before it: float32 [T-1].
+
+        Memory does not grow with T x vocab.
+
+        Raises ValueError for fewer than 2 ids, ContextOverflow for more than the context holds.
+        """
+        array = check_ids(ids, self.config.vocab)
+        if len(array) < 2:
+            raise ValueError(f"ids has {len(array)} tokens: scoring needs at least 2")
+        engine = self.engine
+        return engine.score(engine.new_session(), array)
+
+    def stream(
+        self,
+        prompt: str | TokenIds,
+        sampling: SamplingParams | Sampler | None = None,
+        *,
+        max_tokens: int | None = 256,
+        stop: str | Sequence[str] = (),
+        session: Session | None = None,
+        ignore_eos: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Generator[GenerationChunk, None, None]:
+        """Continue a prompt, one chunk for each token; see `pygrok.generate.stream`."""
+        return stream(
+            self,
+            prompt,
+            sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            session=session,
+            ignore_eos=ignore_eos,
+            progress=progress,
+        )
+
+    def generate(
+        self,
+        prompt: str | TokenIds,
+        sampling: SamplingParams | Sampler | None = None,
+        *,
+        max_tokens: int | None = 256,
+        stop: str | Sequence[str] = (),
+        session: Session | None = None,
+        ignore_eos: bool = False,
+        progress: Callable[[int, int], None] | None = None,
+    ) -> Completion:
+        """Continue a prompt and return the whole; see `pygrok.generate.stream` for the arguments."""
+        return generate(
+            self,
+            prompt,
+            sampling,
+            max_tokens=max_tokens,
+            stop=stop,
+            session=session,
+            ignore_eos=ignore_eos,
+            progress=progress,
+        )
+
+    def cancel(self) -> None:
+        """From any thread: calls that are computing raise Cancelled within a layer's time."""
+        engine = self._engine
+        if engine is not None:
+            engine.cancel()

@@ -1,0 +1,82 @@
+"""The engine against xAI's own logits, on every instruction set, prefilled and decoded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from reference_model import mean_kl
+
+import pygrok
+
+PROMPTS = range(4)
+TOLERANCE = 2e-3  # of every logit; an independent float64 model is within 6e-4 of the reference
+
+
+@pytest.fixture(params=["grok_a", "grok_b"])
+def reference(request: pytest.FixtureRequest, shared: Path) -> tuple[str, dict[str, np.ndarray]]:
+    name = request.param.replace("_", "-")
+    with np.load(shared / "fixtures" / name / "reference.npz") as data:
+        return request.param, dict(data)
+
+
+@pytest.fixture
+def model(
+    request: pytest.FixtureRequest, reference: tuple[str, dict[str, np.ndarray]], isa: str
+) -> Iterator[pygrok.Model]:
+    path = request.getfixturevalue(reference[0] + "_f32")
+    with pygrok.load(path, kv_type="f32", isa=isa) as model:
+        assert model.info()["isa"] == isa
+        yield model
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_logits_of_a_prefill(model: pygrok.Model, reference: tuple[str, dict], prompt: int) -> None:
+    expected = reference[1][f"logits_f32_{prompt}"]
+    logits = model.logits(reference[1][f"tokens_{prompt}"])
+    assert logits.shape == expected.shape
+    assert logits.dtype == np.float32
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+    assert (logits.argmax(-1) == expected.argmax(-1)).all()
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_logits_one_token_at_a_time(model: pygrok.Model, reference: tuple[str, dict], prompt: int) -> None:
+    expected = reference[1][f"logits_f32_{prompt}"]
+    session = model.session()
+    logits = np.stack([session.feed([int(i)]) for i in reference[1][f"tokens_{prompt}"]])
+    np.testing.assert_allclose(logits, expected, rtol=0, atol=TOLERANCE)
+    assert (logits.argmax(-1) == expected.argmax(-1)).all()
+    assert session.position == len(expected)
+
+
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_greedy_ids(model: pygrok.Model, reference: tuple[str, dict], prompt: int) -> None:
+    expected = reference[1][f"greedy_f32_{prompt}"].tolist()
+    session = model.session()
+    logits = session.feed(reference[1][f"tokens_{prompt}"])
+    greedy = []
+    for _ in expected:
+        greedy.append(int(logits.argmax()))
+        logits = session.feed(greedy[-1:])
+    assert greedy == expected
+
+
+@pytest.mark.parametrize(("kind", "limit"), [("bf16", 2e-3), ("f16", 2e-3), ("q8_0", 2e-3)])
+@pytest.mark.parametrize("kv_type", ["f16", "bf16"])
+def test_quantized_files_stay_close(
+    request: pytest.FixtureRequest,
+    reference: tuple[str, dict],
+    converted: object,
+    isa: str,
+    kind: str,
+    kv_type: str,
+    limit: float,
+) -> None:
+    path = converted(reference[0], kind)  # type: ignore[operator]
+    with pygrok.load(path, kv_type=kv_type, isa=isa) as model:
+        for prompt in PROMPTS:
+            logits = model.logits(reference[1][f"tokens_{prompt}"])
+            assert mean_kl(reference[1][f"logits_f32_{prompt}"], logits) < limit
