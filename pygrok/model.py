@@ -45,6 +45,7 @@ def load(
     kv_type: str = "f16",
     memory_limit: int | str | None = None,
     isa: str | None = None,
+    activations: str | None = None,
 ) -> Model:
     """Open a model. The file is mapped, not read: opening takes no longer for a large one.
 
@@ -55,6 +56,9 @@ def load(
     memory_limit: ceiling for the key/value caches and working buffers, in bytes or as "64GiB". Weights stay
         in the file's mapping and are not counted.
     isa: instruction set of the kernels; None is $PYGROK_ISA, else the best that this processor has.
+    activations: precision in products with quantized weights, "int8", "int16" or "int24": one, two or three int8 per
+        value. int8 is fastest in prefill, int24 as good as f32; decoding waits for memory and is as fast with each.
+        None is int24 for q8_0 weights, which hold the release exactly, else int8.
 
     Raises OSError, FormatError (damaged file), ModelError (not a model this engine runs), ValueError (an
     option).
@@ -70,6 +74,7 @@ def load(
         kv_type=kv_type,
         memory_limit=0 if memory_limit is None else parse_bytes(memory_limit),
         isa=isa or "",
+        activations=activations or "",
     )
     return Model(engine, _core.GgufFile(name))
 

@@ -39,6 +39,9 @@ SMALL = {
     "experts_used": 2,
 }
 
+# On top of SMALL: scale groups cover whole blocks of 32, as in Grok-1.
+ALIGNED = {"embedding": 128, "heads": 16, "kv_heads": 4}
+
 
 def make_checkpoint(directory: Path, **sizes: int) -> Path:
     """directory/ckpt-0 and config.json, random; sizes as the options of tools/make_grok1_checkpoint.py."""

@@ -103,12 +103,12 @@ def tiny_tokenizer(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_models(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Type -> GGUF of one small random model with a tokenizer and room for 4096 positions."""
-    from checkpoints import make_checkpoint
+    from checkpoints import ALIGNED, make_checkpoint
 
     from pygrok.quantize import convert
 
     folder = tmp_path_factory.mktemp("tiny")
-    source = make_checkpoint(folder / "checkpoint", vocabulary=400, context=4096)
+    source = make_checkpoint(folder / "checkpoint", vocabulary=400, context=4096, **ALIGNED)
     paths = {}
     for kind in ("f32", "f16", "bf16", "q8_0", "q4_0"):
         paths[kind] = folder / f"tiny-{kind}.gguf"

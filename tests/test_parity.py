@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -64,19 +64,37 @@ def test_greedy_ids(model: pygrok.Model, reference: tuple[str, dict], prompt: in
     assert greedy == expected
 
 
-@pytest.mark.parametrize(("kind", "limit"), [("bf16", 2e-3), ("f16", 2e-3), ("q8_0", 2e-3)])
-@pytest.mark.parametrize("kv_type", ["f16", "bf16"])
-def test_quantized_files_stay_close(
-    request: pytest.FixtureRequest,
+@pytest.mark.parametrize("prompt", PROMPTS)
+def test_q8_0_is_the_release(
+    reference: tuple[str, dict], converted: Callable[[str, str], Path], isa: str, prompt: int
+) -> None:
+    """The released int8 weights fit q8_0 exactly, and by default nothing is lost on the way through it."""
+    with pygrok.load(converted(reference[0], "q8_0"), kv_type="f32", isa=isa) as model:
+        logits = model.logits(reference[1][f"tokens_{prompt}"])
+    assert mean_kl(reference[1][f"logits_f32_{prompt}"], logits) < 2e-3
+
+
+# Noise of any size moves tokens of these random models to other experts sooner or later, which changes the text
+# from there on; so these look at the first token, where it shows only in proportion.
+@pytest.mark.parametrize(
+    ("kind", "options", "limit"),
+    [
+        ("f32", {"kv_type": "f16"}, 1e-5),
+        ("f32", {"kv_type": "bf16"}, 1e-3),
+        ("f16", {}, 1e-4),
+        ("bf16", {}, 3e-3),
+        ("q8_0", {"activations": "int16"}, 1e-5),
+        ("q8_0", {"activations": "int8"}, 0.05),
+    ],
+)
+def test_noise_of_types_and_options(
     reference: tuple[str, dict],
-    converted: object,
+    converted: Callable[[str, str], Path],
     isa: str,
     kind: str,
-    kv_type: str,
+    options: dict[str, str],
     limit: float,
 ) -> None:
-    path = converted(reference[0], kind)  # type: ignore[operator]
-    with pygrok.load(path, kv_type=kv_type, isa=isa) as model:
-        for prompt in PROMPTS:
-            logits = model.logits(reference[1][f"tokens_{prompt}"])
-            assert mean_kl(reference[1][f"logits_f32_{prompt}"], logits) < limit
+    with pygrok.load(converted(reference[0], kind), isa=isa, **{"kv_type": "f32", **options}) as model:
+        logits = model.logits(reference[1]["tokens_0"])
+    assert mean_kl(reference[1]["logits_f32_0"], logits) < limit

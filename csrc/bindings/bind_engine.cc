@@ -125,13 +125,13 @@ void BindEngine(py::module_& m) {
 
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
       .def(py::init([](const std::string& path, int threads, size_t context, const std::string& kv_type,
-                       size_t memory_limit, const std::string& isa) {
+                       size_t memory_limit, const std::string& isa, const std::string& activations) {
              py::gil_scoped_release release;
-             return std::make_shared<Engine>(path,
-                                             EngineOptions{threads, context, kv_type, memory_limit, isa});
+             return std::make_shared<Engine>(
+                 path, EngineOptions{threads, context, kv_type, memory_limit, isa, activations});
            }),
            py::arg("path"), py::kw_only(), py::arg("threads"), py::arg("context"), py::arg("kv_type"),
-           py::arg("memory_limit"), py::arg("isa"))
+           py::arg("memory_limit"), py::arg("isa"), py::arg("activations"))
       .def_property_readonly("config", [](const Engine& engine) { return engine.config(); })
       .def_property_readonly("isa", &Engine::isa)
       .def_property_readonly("threads", &Engine::threads)

@@ -46,8 +46,9 @@ double MeasureReadBandwidth(const std::string& path, size_t offset, size_t lengt
   const MappedFile file(path);
   if (length == 0) throw std::invalid_argument("length must be at least 1 byte");
   if (offset > file.size() || length > file.size() - offset) {
-    throw std::invalid_argument(path + ": offset " + std::to_string(offset) + " + length " + std::to_string(length) +
-                                " goes beyond the file's " + std::to_string(file.size()) + " bytes");
+    throw std::invalid_argument(path + ": offset " + std::to_string(offset) + " + length " +
+                                std::to_string(length) + " goes beyond the file's " +
+                                std::to_string(file.size()) + " bytes");
   }
   ThreadPool pool(count);
   return ReadBandwidth(file.data() + offset, length, pool);

@@ -29,8 +29,8 @@ size_t Size(const py::array& array, int axis) { return static_cast<size_t>(array
 
 void RequireDimensions(const py::array& array, const char* name, py::ssize_t dimensions) {
   if (array.ndim() != dimensions) {
-    throw std::invalid_argument(std::string(name) + " must have " + std::to_string(dimensions) + " dimension(s), not " +
-                                std::to_string(array.ndim()));
+    throw std::invalid_argument(std::string(name) + " must have " + std::to_string(dimensions) +
+                                " dimension(s), not " + std::to_string(array.ndim()));
   }
 }
 
@@ -53,9 +53,9 @@ const TensorTypeInfo& TypeNamed(const std::string& name, const KernelTable& kern
 // The number of values must be whole blocks, and the rows must have the bytes that they take.
 void RequireRows(const TensorTypeInfo& info, const Raw& data, size_t k) {
   RequireDimensions(data, "data", 2);
-  if (k % info.block_size != 0) {
-    throw std::invalid_argument(std::string("columns must be a multiple of ") + std::to_string(info.block_size) +
-                                " for " + info.name);
+  if (k == 0 || k % info.block_size != 0) {
+    throw std::invalid_argument(std::string("columns must be a multiple of ") +
+                                std::to_string(info.block_size) + " for " + info.name);
   }
   RequireSize(Size(data, 1), RowBytes(info.type, k), "bytes of a row");
 }
@@ -81,13 +81,14 @@ Floats DequantizeRows(const std::string& type, const Raw& data, size_t columns, 
   float* to = out.mutable_data();
   const std::byte* from = BytesOf(data);
   const py::gil_scoped_release release;
-  for (size_t r = 0; r < rows; ++r) kernels.of(info.type).dequantize(from + r * row_bytes, columns, to + r * columns);
+  for (size_t r = 0; r < rows; ++r)
+    kernels.of(info.type).dequantize(from + r * row_bytes, columns, to + r * columns);
   return out;
 }
 
 // The rows of x as prepare makes them.
-AlignedBuffer<std::byte> PrepareRows(const KernelTable& kernels, ActivationFormat format, const float* x, size_t n,
-                                     size_t k) {
+AlignedBuffer<std::byte> PrepareRows(const KernelTable& kernels, ActivationFormat format, const float* x,
+                                     size_t n, size_t k) {
   const size_t row_bytes = ActivationRowBytes(format, k);
   AlignedBuffer<std::byte> rows(n * row_bytes);
   if (n * row_bytes != 0) std::memset(rows.data(), 0, n * row_bytes);
@@ -123,7 +124,8 @@ Floats Matmul(const std::string& type, const Raw& weights, const Floats& x, cons
   const std::byte* data = BytesOf(weights);
   const py::gil_scoped_release release;
 
-  const AlignedBuffer<std::byte> prepared = PrepareRows(kernels, kernels.of(info.type).activation, from, n, k);
+  const AlignedBuffer<std::byte> prepared =
+      PrepareRows(kernels, kernels.of(info.type).activation, from, n, k);
   const AlignedBuffer<std::byte> scratch(kScratchBytes + kGuardBytes);
   FillGuard(scratch.data(), kScratchBytes + kGuardBytes);
   std::vector<float> out(kGuardFloats + n * stride);
@@ -148,20 +150,22 @@ Floats Matmul(const std::string& type, const Raw& weights, const Floats& x, cons
 }
 
 // Times `repeats` calls of a matmul shared out over threads as the engine does it.
-double TimeMatmul(const std::string& type, const Raw& weights, const Floats& x, const std::string& isa, int threads,
-                  int repeats) {
+double TimeMatmul(const std::string& type, const Raw& weights, const Floats& x, const std::string& isa,
+                  int threads, int repeats) {
   const KernelTable& kernels = SelectTable(isa);
   const TensorTypeInfo& info = TypeNamed(type, kernels);
   RequireDimensions(x, "x", 2);
   const size_t n = Size(x, 0), k = Size(x, 1);
   RequireRows(info, weights, k);
-  if (threads < 1 || threads > 1024 || repeats < 1) throw std::invalid_argument("threads and repeats must be 1 or more");
+  if (threads < 1 || threads > 1024 || repeats < 1)
+    throw std::invalid_argument("threads and repeats must be 1 or more");
   const size_t rows = Size(weights, 0);
   const float* from = x.data();
   const std::byte* data = BytesOf(weights);
   const py::gil_scoped_release release;
 
-  const AlignedBuffer<std::byte> prepared = PrepareRows(kernels, kernels.of(info.type).activation, from, n, k);
+  const AlignedBuffer<std::byte> prepared =
+      PrepareRows(kernels, kernels.of(info.type).activation, from, n, k);
   ThreadPool pool(threads);
   const AlignedBuffer<std::byte> scratch(kScratchBytes * static_cast<size_t>(pool.size()));
   const AlignedBuffer<float> out(n * rows);
@@ -272,34 +276,32 @@ Floats KvLoad(const std::string& kv_type, const Raw& data, const std::string& is
   RequireDimensions(data, "data", 1);
   if (Size(data, 0) % format.bytes != 0) throw std::invalid_argument("data must hold whole values");
   const size_t n = Size(data, 0) / format.bytes;
-  return Guarded(n, nullptr, [&](float* out) {
-    kernels.kv[static_cast<size_t>(format.type)].load(data.data(), n, out);
-  });
+  return Guarded(n, nullptr,
+                 [&](float* out) { kernels.kv[static_cast<size_t>(format.type)].load(data.data(), n, out); });
 }
 
 Floats RmsNorm(const Floats& x, const Floats& scale, float eps, const std::string& isa) {
   const KernelTable& kernels = SelectTable(isa);
   RequireDimensions(x, "x", 1);
   RequireSize(static_cast<size_t>(scale.size()), Size(x, 0), "length of scale");
-  return Guarded(Size(x, 0), x.data(), [&](float* out) {
-    kernels.rms_norm(out, scale.data(), Size(x, 0), eps, out);
-  });
+  return Guarded(Size(x, 0), x.data(),
+                 [&](float* out) { kernels.rms_norm(out, scale.data(), Size(x, 0), eps, out); });
 }
 
 Floats GeluMul(const Floats& gate, const Floats& up, const std::string& isa) {
   const KernelTable& kernels = SelectTable(isa);
   RequireDimensions(gate, "gate", 1);
   RequireSize(static_cast<size_t>(up.size()), Size(gate, 0), "length of up");
-  return Guarded(Size(gate, 0), gate.data(), [&](float* out) {
-    kernels.gelu_mul(out, up.data(), Size(gate, 0), out);
-  });
+  return Guarded(Size(gate, 0), gate.data(),
+                 [&](float* out) { kernels.gelu_mul(out, up.data(), Size(gate, 0), out); });
 }
 
 Floats Axpy(float weight, const Floats& x, const Floats& acc, const std::string& isa) {
   const KernelTable& kernels = SelectTable(isa);
   RequireDimensions(x, "x", 1);
   RequireSize(static_cast<size_t>(acc.size()), Size(x, 0), "length of acc");
-  return Guarded(Size(x, 0), acc.data(), [&](float* out) { kernels.axpy(weight, x.data(), Size(x, 0), out); });
+  return Guarded(Size(x, 0), acc.data(),
+                 [&](float* out) { kernels.axpy(weight, x.data(), Size(x, 0), out); });
 }
 
 Floats Rope(const Floats& x, const Floats& cos, const Floats& sin, const std::string& isa) {
@@ -329,13 +331,14 @@ void BindKernelHooks(py::module_& m) {
   const auto isa = py::arg("isa") = "";
   m.def("dequantize_rows", &DequantizeRows, py::arg("type"), py::arg("data"), py::arg("columns"), isa);
   py::module_ hooks = m.def_submodule("kernels", "Single kernels on numpy arrays, for tests and benchmarks.");
-  hooks.def("select", [](const std::string& name) { return std::string(SelectTable(name).name); }, isa);
+  hooks.def(
+      "select", [](const std::string& name) { return std::string(SelectTable(name).name); }, isa);
   hooks.def("matmul", &Matmul, py::arg("type"), py::arg("weights"), py::arg("x"), isa);
   hooks.def("time_matmul", &TimeMatmul, py::arg("type"), py::arg("weights"), py::arg("x"), py::arg("isa"),
             py::arg("threads"), py::arg("repeats"));
   hooks.def("prepare", &PrepareHook, py::arg("format"), py::arg("x"), isa);
-  hooks.def("attend", &Attend, py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"), py::arg("visible"),
-            py::arg("cap"), isa);
+  hooks.def("attend", &Attend, py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),
+            py::arg("visible"), py::arg("cap"), isa);
   hooks.def("kv_store", &KvStore, py::arg("kv_type"), py::arg("x"), isa);
   hooks.def("kv_load", &KvLoad, py::arg("kv_type"), py::arg("data"), isa);
   hooks.def("rms_norm", &RmsNorm, py::arg("x"), py::arg("scale"), py::arg("eps"), isa);

@@ -4,7 +4,8 @@
 
 namespace pygrok {
 
-// dequantize_rows, and the submodule `kernels`: single kernels on numpy arrays, for tests and bench/kernels.py.
+// dequantize_rows, and the submodule `kernels`: single kernels on numpy arrays, for tests and
+// bench/kernels.py.
 void BindKernelHooks(pybind11::module_& m);
 
 }  // namespace pygrok

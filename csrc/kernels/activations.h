@@ -12,9 +12,10 @@
 
 namespace pygrok {
 
-// value[i] = scale * values[i], |values[i]| <= 127. Everything that a dot product needs of a block is together, so a
-// kernel walks one pointer per token. The sums correct for weights stored with an offset: adding minus_8_sum to
-// the dot product of unsigned nibbles gives that of nibble - 8, and minus_128_sum does so for bytes + 128.
+// value[i] = scale * values[i], |values[i]| <= 127. Everything that a dot product needs of a block is
+// together, so a kernel walks one pointer per token. The sums correct for weights stored with an offset:
+// adding minus_8_sum to the dot product of unsigned nibbles gives that of nibble - 8, and minus_128_sum does
+// so for bytes + 128.
 struct ActivationBlock {
   int8_t values[kBlockValues];
   float scale;

@@ -1,7 +1,7 @@
 // Attention of some queries to a run of cached positions. Include after math.inl.h and matmul_float.inl.h.
 //
-// Nothing at or beyond a query's visible[i] touches its sums, not even as a product with zero: the cache there may
-// be uninitialized. The order of every sum follows the position in the run alone.
+// Nothing at or beyond a query's visible[i] touches its sums, not even as a product with zero: the cache
+// there may be uninitialized. The order of every sum follows the position in the run alone.
 #pragma once
 
 #include "kernels/kernel_table.h"
@@ -18,7 +18,8 @@ struct Scores {
 
 // scores->p[i][j] = q[i] . k[j] for j < positions.
 template <class Format>
-void ScoreQueries(const float* q, size_t queries, const std::byte* k, size_t d, size_t positions, Scores* scores) {
+void ScoreQueries(const float* q, size_t queries, const std::byte* k, size_t d, size_t positions,
+                  Scores* scores) {
   const std::byte* a[kQueries] = {};
   for (size_t i = 0; i < queries; ++i) a[i] = reinterpret_cast<const std::byte*>(q + i * d);
   for (size_t j = 0; j < positions; j += kTileRows) {
@@ -93,6 +94,14 @@ void AddValueRows(const std::byte* v, size_t d, size_t begin, size_t end, const 
   }
 }
 
+template <class Format, size_t Q = kQueries>
+void AddValueRowsOf(size_t queries, const std::byte* v, size_t d, size_t end, const float* p, float* acc) {
+  if constexpr (Q > 1) {
+    if (queries < Q) return AddValueRowsOf<Format, Q - 1>(queries, v, d, end, p, acc);
+  }
+  AddValueRows<Format, Q>(v, d, 0, end, p, acc);
+}
+
 template <class Format>
 void Attend(const AttendArgs& args) {
   const std::byte* k = static_cast<const std::byte*>(args.k);
@@ -110,13 +119,10 @@ void Attend(const AttendArgs& args) {
     ScoreQueries<Format>(args.q + first * args.d, queries, k, args.d, seen_by_one, &scores);
     for (size_t i = 0; i < queries; ++i) args.sum[first + i] += Weigh(scores.p[i], visible[i], args.cap);
     float* acc = args.acc + first * args.d;
-    size_t begin = 0;
-    if (queries == kQueries) {
-      AddValueRows<Format, kQueries>(v, args.d, 0, seen_by_all, scores.p[0], acc);
-      begin = seen_by_all;
-    }
+    AddValueRowsOf<Format>(queries, v, args.d, seen_by_all, scores.p[0], acc);
     for (size_t i = 0; i < queries; ++i) {
-      AddValueRows<Format, 1>(v, args.d, begin, visible[i], scores.p[i], acc + i * args.d);
+      if (visible[i] == seen_by_all) continue;
+      AddValueRows<Format, 1>(v, args.d, seen_by_all, visible[i], scores.p[i], acc + i * args.d);
     }
   }
 }

@@ -1,6 +1,6 @@
-// Weight types: what each stores, how a row of it becomes floats, and how a tile of it becomes packed bytes for
-// the integer matmul. Include after a simd_*.h. A further block type is a struct in blocks.h, a codec here and a line in
-// table.inl.h.
+// Weight types: what each stores, how a row of it becomes floats, and how a tile of it becomes packed bytes
+// for the integer matmul. Include after a simd_*.h. A further block type is a struct in blocks.h, a codec
+// here and a line in table.inl.h.
 #pragma once
 
 #include "kernels/blocks.h"
@@ -16,8 +16,8 @@ inline float LoadHalf(const void* p) {
   return lanes[0];
 }
 
-// A codec of 32-value blocks: `Unpack` turns one block of kLanes rows, the first at `block` and the next ones `stride`
-// bytes on, into packed bytes of the kind that `Dot` multiplies.
+// A codec of 32-value blocks: `Unpack` turns one block of kLanes rows, the first at `block` and the next ones
+// `stride` bytes on, into packed bytes of the kind that `Dot` multiplies.
 struct CodecQ4_0 {
   using Block = BlockQ4_0;
   using Dot = DotNibble;

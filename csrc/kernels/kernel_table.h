@@ -3,8 +3,8 @@
 //
 // Numbers contract. Every output is computed in one fixed order that depends neither on how many tokens share
 // the call nor on how rows are split over threads, so a prompt gives the same bits in one piece or in many.
-// Matmuls on quantized weights even give the same bits on every instruction set: per block of 32 an exact integer dot
-// product, then acc = fma(d_weight * d_activation, float(dot), acc), blocks in rising order.
+// Matmuls on quantized weights even give the same bits on every instruction set: per block of 32 an exact
+// integer dot product, then acc = fma(d_weight * d_activation, float(dot), acc), blocks in rising order.
 #pragma once
 
 #include <cstddef>
@@ -24,20 +24,20 @@ enum class ActivationFormat : uint8_t {
 // Cache format of keys and values.
 enum class KvType : uint8_t { kF32, kF16, kBf16 };
 
-inline constexpr size_t kRowTile = 64;              // model code splits weight rows at multiples of this
+inline constexpr size_t kRowTile = 64;               // model code splits weight rows at multiples of this
 inline constexpr size_t kScratchBytes = 256 * 1024;  // per worker, for unpacked panels
 
 // out[t * out_stride + r] = weights[r] . activations[t] for r < rows, t < n.
 struct MatmulArgs {
-  const std::byte* weights;      // [rows] of row_bytes each
+  const std::byte* weights;  // [rows] of row_bytes each
   size_t row_bytes;
   size_t rows;
   size_t k;                      // values in a row: a multiple of the type's block size
   const std::byte* activations;  // [n] of ActivationRowBytes(format, k) each, 64-byte aligned
   size_t n;
   float* out;
-  size_t out_stride;             // in floats
-  std::byte* scratch;            // kScratchBytes, 64-byte aligned
+  size_t out_stride;   // in floats
+  std::byte* scratch;  // kScratchBytes, 64-byte aligned
 };
 
 // What is known of one weight type. matmul is nullptr for a type that the engine cannot run.
@@ -49,19 +49,19 @@ struct WeightKernels {
 
 // Some query vectors of one key/value head against one run of cached positions, added to running sums:
 //   p = exp(cap * tanh(q.k / cap)); acc[i] += p * v; sum[i] += p
-// No running maximum: the soft cap bounds every score (|score| <= cap <= 60), so exp neither overflows nor vanishes in
-// f32, and runs simply add up. The caller divides acc by sum at the end.
+// No running maximum: the soft cap bounds every score (|score| <= cap <= 60), so exp neither overflows nor
+// vanishes in f32, and runs simply add up. The caller divides acc by sum at the end.
 struct AttendArgs {
-  const float* q;        // [n_q][d], already multiplied by the attention scale
+  const float* q;  // [n_q][d], already multiplied by the attention scale
   size_t n_q;
-  const void* k;         // [positions][d]
-  const void* v;         // [positions][d]
+  const void* k;  // [positions][d]
+  const void* v;  // [positions][d]
   size_t d;
-  const size_t* visible; // [n_q]: query i sees the first visible[i] positions of the run (may be 0)
-  size_t positions;      // at most kKvBlockPositions
+  const size_t* visible;  // [n_q]: query i sees the first visible[i] positions of the run (may be 0)
+  size_t positions;       // at most kKvBlockPositions
   float cap;
-  float* acc;            // [n_q][d]
-  float* sum;            // [n_q]
+  float* acc;  // [n_q][d]
+  float* sum;  // [n_q]
 };
 
 inline constexpr size_t kKvBlockPositions = 64;
@@ -74,7 +74,7 @@ struct KvKernels {
 };
 
 struct KernelTable {
-  const char* name;         // as in isa="avx512_vnni"
+  const char* name;  // as in isa="avx512_vnni"
   const char* description;
 
   WeightKernels weights[kTensorTypeLimit];  // by TensorType number
@@ -95,8 +95,9 @@ struct KernelTable {
   void (*softmax)(float* x, size_t n);
   double (*log_sum_exp)(const float* x, size_t n);
 
-  // For limits.h. Reads every byte and returns a value that depends on all of them; `rounds` rounds of the int8 dot
-  // product on registers alone, int8_macs_per_round multiply-adds each, and a value that depends on them.
+  // For limits.h. Reads every byte and returns a value that depends on all of them; `rounds` rounds of the
+  // int8 dot product on registers alone, int8_macs_per_round multiply-adds each, and a value that depends on
+  // them.
   uint64_t (*read)(const std::byte* data, size_t bytes);
   int32_t (*int8_rounds)(size_t rounds);
   size_t int8_macs_per_round;

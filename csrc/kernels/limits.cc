@@ -12,11 +12,13 @@ namespace {
 
 using Clock = std::chrono::steady_clock;
 
-constexpr size_t kPiece = size_t{1} << 20;   // bytes read per index of a run
-constexpr size_t kRoundsPerLook = 20'000;    // between looks at the clock: tens of microseconds
-constexpr double kShortestMeasure = 0.1;     // seconds
+constexpr size_t kPiece = size_t{1} << 20;  // bytes read per index of a run
+constexpr size_t kRoundsPerLook = 20'000;   // between looks at the clock: tens of microseconds
+constexpr double kShortestMeasure = 0.1;    // seconds
 
-double SecondsSince(Clock::time_point start) { return std::chrono::duration<double>(Clock::now() - start).count(); }
+double SecondsSince(Clock::time_point start) {
+  return std::chrono::duration<double>(Clock::now() - start).count();
+}
 
 }  // namespace
 

@@ -8,8 +8,9 @@
 
 namespace pygrok {
 
-// Bytes per second at which the pool's threads read `data`, all of it, once it is in memory: the best of at least
-// two passes after one that is not counted. Means memory only if `bytes` is well above the last cache's size.
+// Bytes per second at which the pool's threads read `data`, all of it, once it is in memory: the best of at
+// least two passes after one that is not counted. Means memory only if `bytes` is well above the last cache's
+// size.
 double ReadBandwidth(const std::byte* data, size_t bytes, ThreadPool& pool);
 
 // 2 x int8 multiply-adds per second of the table's dot product, all the pool's threads, in registers.

@@ -4,7 +4,7 @@
 namespace pygrok {
 namespace {
 
-constexpr size_t kDotChains = 8;  // independent accumulators: hides the latency of the dot product
+constexpr size_t kDotChains = 12;  // independent accumulators: hide the latency of the dot product
 
 int32_t Int8Rounds(size_t rounds) {
   typename DotSigned::Acc acc[kDotChains];
@@ -12,13 +12,15 @@ int32_t Int8Rounds(size_t rounds) {
   for (size_t i = 0; i < kBlockValues; ++i) a.values[i] = static_cast<int8_t>(i * 5 % 63);
   Bytes w[4];
   LoadRows16(reinterpret_cast<const std::byte*>(a.values), 0, w);
-#pragma GCC unroll 8
+  Bytes four = Broadcast4(a.values);
+#pragma GCC unroll 16
   for (size_t c = 0; c < kDotChains; ++c) acc[c] = DotSigned::Init(a);
   for (size_t i = 0; i < rounds; ++i) {
-#pragma GCC unroll 8
-    for (size_t c = 0; c < kDotChains; ++c) acc[c] = DotSigned::Step(acc[c], w[c & 1], a.values);
-#pragma GCC unroll 8
-    for (size_t c = 0; c < kDotChains; ++c) Forget(acc[c]);
+#pragma GCC unroll 16
+    for (size_t c = 0; c < kDotChains; ++c) {
+      four = Forget(four);  // every step does all of its work
+      acc[c] = Forget(DotSigned::Step(acc[c], w[c & 1], four));
+    }
   }
   int32_t result = 0;
   for (size_t c = 0; c < kDotChains; ++c) result ^= FirstLane(acc[c]);

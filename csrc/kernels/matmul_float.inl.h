@@ -1,8 +1,8 @@
 // Float weights times float activations, and the tile of dot products that attention shares.
 // Include after codec.inl.h.
 //
-// An output has one vector of partial sums, filled along k in rising order and then summed in the one order of SumEach:
-// tiles of any shape give the same bits.
+// An output has one vector of partial sums, filled along k in rising order and then summed in the one order
+// of SumEach: tiles of any shape give the same bits.
 #pragma once
 
 #include "kernels/kernel_table.h"
@@ -64,7 +64,8 @@ void DotTile(const std::byte* const* w, const std::byte* const* a, size_t k, flo
 }
 
 template <class Dot, size_t T = kTileColumns>
-void DotTileTokens(size_t tokens, const std::byte* const* w, const std::byte* const* a, size_t k, float* out) {
+void DotTileTokens(size_t tokens, const std::byte* const* w, const std::byte* const* a, size_t k,
+                   float* out) {
   if constexpr (T > 1) {
     if (tokens < T) return DotTileTokens<Dot, T - 1>(tokens, w, a, k, out);
   }
@@ -79,7 +80,8 @@ void MatmulFloat(const MatmulArgs& args) {
     for (size_t row = 0; row < args.rows; row += kTileRows) {
       const size_t rows = Fewer(kTileRows, args.rows - row);
       const std::byte* w[kTileRows];
-      for (size_t r = 0; r < kTileRows; ++r) w[r] = args.weights + (row + Fewer(r, rows - 1)) * args.row_bytes;
+      for (size_t r = 0; r < kTileRows; ++r)
+        w[r] = args.weights + (row + Fewer(r, rows - 1)) * args.row_bytes;
       for (size_t token = chunk; token < chunk_end; token += kTileColumns) {
         const size_t tokens = Fewer(kTileColumns, chunk_end - token);
         const std::byte* a[kTileColumns] = {};

@@ -1,10 +1,11 @@
 // Quantized weights times int8 activations. Include after codec.inl.h.
 //
-// kLanes weight rows lie side by side in the lanes of a vector, so a dot product needs no sum across lanes and a block's
-// scales multiply lane by lane. Rows come to lie so by transposing 16-byte pieces of the file's blocks:
-// for few tokens in registers, each block used at once (decode runs at memory speed); for many tokens once into scratch,
-// kRowTile rows by kChunkBlocks blocks at a time, small enough for the second-level cache.
-// Every output goes through the same operations in the same order either way: see the contract in kernel_table.h.
+// kLanes weight rows lie side by side in the lanes of a vector, so a dot product needs no sum across lanes
+// and a block's scales multiply lane by lane. Rows come to lie so by transposing 16-byte pieces of the file's
+// blocks: for few tokens in registers, each block used at once (decode runs at memory speed); for many tokens
+// once into panels in scratch, kChunkBlocks blocks of a few rows at a time, which all tokens then go past.
+// Every output goes through the same operations in the same order either way: see the contract in
+// kernel_table.h.
 #pragma once
 
 #include "kernels/activations.h"
@@ -14,8 +15,7 @@ namespace pygrok {
 namespace {
 
 constexpr size_t kChunkBlocks = 64;
-constexpr size_t kPanels = kRowTile / kLanes;
-static_assert(kRowTile % kLanes == 0);
+static_assert(kRowTile % (kPanelsTogether * kLanes) == 0);
 
 // One chunk of kLanes rows in scratch.
 struct Panel {
@@ -24,8 +24,7 @@ struct Panel {
 };
 
 struct Scratch {
-  Panel panels[kPanels];
-  uint16_t scales[kChunkBlocks][kLanes];
+  Panel panels[kPanelsTogether];
   std::byte rows[kLanes * kChunkBlocks * sizeof(BlockQ8_0)];  // copies of an incomplete tile's rows
 };
 static_assert(sizeof(Scratch) <= kScratchBytes);
@@ -46,24 +45,47 @@ Rows CompleteRows(Rows from, size_t rows, size_t blocks, std::byte* copy) {
   return {copy, bytes};
 }
 
-// Scales, which the file spreads over rows, side by side for each block.
-template <class Codec>
-void GatherScales(Rows rows, size_t blocks, uint16_t (*out)[kLanes]) {
-  for (size_t r = 0; r < kLanes; ++r) {
-    const std::byte* block = rows.first + r * rows.stride + offsetof(typename Codec::Block, scale);
-    for (size_t b = 0; b < blocks; ++b) __builtin_memcpy(&out[b][r], block + b * sizeof(typename Codec::Block), 2);
-  }
-}
-
 // Where Accumulate gets its weights: from the file's blocks, or from an unpacked panel.
+//
+// From the file, a block's scales are gathered from the rows some blocks before they are needed, and the
+// cache lines kFetchAhead bytes further on are fetched, those of one row with every block: with so many rows
+// side by side the processor's own prefetching does not keep up. Behind the last blocks come the first of the
+// next rows (or, harmlessly, nothing: an address, not a pointer, since it may lie outside the weights).
 template <class Codec>
 struct FileSource {
+  using Block = typename Codec::Block;
   using Dot = typename Codec::Dot;
+  static constexpr size_t kScalesAhead = 2;
+  static constexpr size_t kFetchAhead = 512;  // bytes of each row
+
   Rows rows;
-  const uint16_t (*scales)[kLanes];
-  void Get(size_t b, Bytes w[kGroups], F32* scale) const {
-    Codec::Unpack(rows.first + b * sizeof(typename Codec::Block), rows.stride, w);
-    *scale = LoadF16(scales[b]);
+  size_t blocks;
+  uint16_t scales[2 * kScalesAhead][kLanes];
+
+  void Start() {
+    for (size_t b = 0; b < kScalesAhead; ++b) GatherScales(b);
+  }
+  void Get(size_t b, Bytes w[kGroups], F32* scale) {
+    Fetch(b);
+    GatherScales(b + kScalesAhead);
+    Codec::Unpack(rows.first + b * sizeof(Block), rows.stride, w);
+    *scale = LoadF16(scales[b % (2 * kScalesAhead)]);
+  }
+  void Fetch(size_t b) const {
+    constexpr size_t kShare = kLanes * sizeof(Block);  // of one row, over kLanes blocks
+    constexpr size_t kSharesAhead = (kFetchAhead + kShare - 1) / kShare;
+    const size_t ahead = b / kLanes * kLanes + kSharesAhead * kLanes;
+    const size_t offset =
+        ahead < blocks ? ahead * sizeof(Block) : kLanes * rows.stride + (ahead - blocks) * sizeof(Block);
+    const uintptr_t share = reinterpret_cast<uintptr_t>(rows.first) + offset + b % kLanes * rows.stride;
+#pragma GCC unroll 16
+    for (size_t i = 0; i < kShare; i += 64) Prefetch(share + i);
+  }
+  void GatherScales(size_t b) {
+    const std::byte* block = rows.first + Fewer(b, blocks - 1) * sizeof(Block) + offsetof(Block, scale);
+    uint16_t* out = scales[b % (2 * kScalesAhead)];
+#pragma GCC unroll 16
+    for (size_t r = 0; r < kLanes; ++r) __builtin_memcpy(out + r, block + r * rows.stride, sizeof(uint16_t));
   }
 };
 
@@ -71,6 +93,8 @@ template <class DotType>
 struct PanelSource {
   using Dot = DotType;
   const Panel* panel;
+
+  void Start() {}
   void Get(size_t b, Bytes w[kGroups], F32* scale) const {
 #pragma GCC unroll 8
     for (size_t j = 0; j < kGroups; ++j) w[j] = LoadBytes(panel->bytes[b][j]);
@@ -78,69 +102,104 @@ struct PanelSource {
   }
 };
 
-// The T tokens that share a pass over some blocks of kLanes rows.
+// The tokens that share a pass over some blocks of some rows.
 struct Tile {
   const std::byte* activations;  // of the first token, at the first block
   size_t activation_stride;
   size_t blocks;
-  bool first;                    // start from 0, else from out
+  bool first;  // start from 0, else from out
   float* out;
   size_t out_stride;
-  size_t rows;                   // <= kLanes, to be written
+  size_t rows;  // to be written
 };
 
-template <size_t T, class Source>
-void Accumulate(const Source& source, const Tile& tile) {
+inline const ActivationBlock& BlockAt(const std::byte* p) {
+  return *reinterpret_cast<const ActivationBlock*>(p);
+}
+
+// P sources of kLanes rows each, times T tokens.
+template <size_t P, size_t T, class Source>
+[[gnu::noinline]] void Accumulate(const Source* sources, const Tile& tile) {
   using Dot = typename Source::Dot;
-  F32 acc[T];
+  constexpr bool kTwoChains = P * T <= 2;  // else there are enough sums to hide the latency of each
+  Source source[P];
+  F32 acc[P][T];
+#pragma GCC unroll 2
+  for (size_t p = 0; p < P; ++p) {
+    source[p] = sources[p];
+    source[p].Start();
 #pragma GCC unroll 16
-  for (size_t t = 0; t < T; ++t) {
-    acc[t] = tile.first ? Zero() : LoadN(tile.out + t * tile.out_stride, tile.rows);
+    for (size_t t = 0; t < T; ++t) {
+      const float* out = tile.out + t * tile.out_stride + p * kLanes;
+      acc[p][t] = tile.first ? Zero() : LoadN(out, Fewer(kLanes, tile.rows - p * kLanes));
+    }
   }
   const std::byte* a = tile.activations;
   const size_t stride = tile.activation_stride;
   for (size_t b = 0; b < tile.blocks; ++b, a += sizeof(ActivationBlock)) {
-    Bytes w[kGroups];
-    F32 scale;
-    source.Get(b, w, &scale);
-    typename Dot::Acc dot[T];
+    Bytes w[P][kGroups];
+    F32 scale[P];
+    typename Dot::Acc dot[P][T], odd[P][T];
+#pragma GCC unroll 2
+    for (size_t p = 0; p < P; ++p) {
+      source[p].Get(b, w[p], &scale[p]);
 #pragma GCC unroll 16
-    for (size_t t = 0; t < T; ++t) dot[t] = Dot::Init(*reinterpret_cast<const ActivationBlock*>(a + t * stride));
+      for (size_t t = 0; t < T; ++t) {
+        dot[p][t] = Dot::Init(BlockAt(a + t * stride));
+        odd[p][t] = Dot::Nothing();
+      }
+    }
 #pragma GCC unroll 8
     for (size_t j = 0; j < kGroups; ++j) {
 #pragma GCC unroll 16
       for (size_t t = 0; t < T; ++t) {
-        dot[t] = Dot::Step(dot[t], w[j], reinterpret_cast<const ActivationBlock*>(a + t * stride)->values + 4 * j);
+        const Bytes four = Broadcast4(BlockAt(a + t * stride).values + 4 * j);
+#pragma GCC unroll 2
+        for (size_t p = 0; p < P; ++p) {
+          typename Dot::Acc& sum = kTwoChains && j % 2 == 1 ? odd[p][t] : dot[p][t];
+          sum = Dot::Step(sum, w[p][j], four);
+        }
       }
     }
 #pragma GCC unroll 16
     for (size_t t = 0; t < T; ++t) {
-      const ActivationBlock& block = *reinterpret_cast<const ActivationBlock*>(a + t * stride);
-      acc[t] = Fma(Mul(scale, Set(block.scale)), Dot::Finish(dot[t], block), acc[t]);
+      const ActivationBlock& block = BlockAt(a + t * stride);
+#pragma GCC unroll 2
+      for (size_t p = 0; p < P; ++p) {
+        if constexpr (kTwoChains) dot[p][t] = Dot::Join(dot[p][t], odd[p][t]);
+        acc[p][t] = Fma(Mul(scale[p], Set(block.scale)), Dot::Finish(dot[p][t], block), acc[p][t]);
+      }
     }
   }
+#pragma GCC unroll 2
+  for (size_t p = 0; p < P; ++p) {
 #pragma GCC unroll 16
-  for (size_t t = 0; t < T; ++t) StoreN(tile.out + t * tile.out_stride, acc[t], tile.rows);
-}
-
-template <size_t T, class Source>
-void AccumulateTokens(size_t tokens, const Source& source, const Tile& tile) {
-  if constexpr (T > 1) {
-    if (tokens < T) return AccumulateTokens<T - 1>(tokens, source, tile);
+    for (size_t t = 0; t < T; ++t) {
+      float* out = tile.out + t * tile.out_stride + p * kLanes;
+      StoreN(out, acc[p][t], Fewer(kLanes, tile.rows - p * kLanes));
+    }
   }
-  Accumulate<T>(source, tile);
 }
 
-// Few tokens: kLanes rows, all blocks.
+template <size_t P, size_t T, class Source>
+void AccumulateTokens(size_t tokens, const Source* sources, const Tile& tile) {
+  if constexpr (T > 1) {
+    if (tokens < T) return AccumulateTokens<P, T - 1>(tokens, sources, tile);
+  }
+  Accumulate<P, T>(sources, tile);
+}
+
+// Few tokens: kLanes rows, all blocks; chunk by chunk only where an incomplete tile has to be copied.
 template <class Codec>
 void MultiplyFromFile(const MatmulArgs& args, size_t row, size_t activation_stride, Scratch* scratch) {
+  using Block = typename Codec::Block;
   const size_t blocks = args.k / kBlockValues;
   const size_t rows = Fewer(kLanes, args.rows - row);
-  for (size_t b = 0; b < blocks; b += kChunkBlocks) {
-    const size_t count = Fewer(kChunkBlocks, blocks - b);
-    const std::byte* first = args.weights + row * args.row_bytes + b * sizeof(typename Codec::Block);
+  const size_t chunk = rows == kLanes ? blocks : kChunkBlocks;
+  for (size_t b = 0; b < blocks; b += chunk) {
+    const size_t count = Fewer(chunk, blocks - b);
+    const std::byte* first = args.weights + row * args.row_bytes + b * sizeof(Block);
     const Rows from = CompleteRows<Codec>({first, args.row_bytes}, rows, count, scratch->rows);
-    GatherScales<Codec>(from, count, scratch->scales);
     const Tile tile = {args.activations + b * sizeof(ActivationBlock),
                        activation_stride,
                        count,
@@ -148,14 +207,15 @@ void MultiplyFromFile(const MatmulArgs& args, size_t row, size_t activation_stri
                        args.out + row,
                        args.out_stride,
                        rows};
-    AccumulateTokens<kDirectTokens>(args.n, FileSource<Codec>{from, scratch->scales}, tile);
+    const FileSource<Codec> source = {from, count, {}};
+    AccumulateTokens<1, kDirectTokens>(args.n, &source, tile);
   }
 }
 
 template <class Codec>
-void UnpackPanel(Rows rows, size_t blocks, Scratch* scratch, Panel* panel) {
-  GatherScales<Codec>(rows, blocks, scratch->scales);
-  const FileSource<Codec> source = {rows, scratch->scales};
+void UnpackPanel(Rows rows, size_t blocks, Panel* panel) {
+  FileSource<Codec> source = {rows, blocks, {}};
+  source.Start();
   for (size_t b = 0; b < blocks; ++b) {
     Bytes w[kGroups];
     F32 scale;
@@ -165,32 +225,47 @@ void UnpackPanel(Rows rows, size_t blocks, Scratch* scratch, Panel* panel) {
   }
 }
 
-// Many tokens: up to kRowTile rows, chunk by chunk. A tile's activations stay in the first-level cache for all panels.
+// Up to kPanelsTogether panels in scratch, which stay in the first-level cache, times all tokens.
+template <size_t P, class Dot>
+void MultiplyPanels(const Panel* panels, size_t tokens, const Tile& all) {
+  PanelSource<Dot> sources[P];
+  for (size_t p = 0; p < P; ++p) sources[p].panel = panels + p;
+  const size_t tiles = (tokens + kTileTokens - 1) / kTileTokens;
+  for (size_t i = 0; i < tiles; ++i) {
+    const size_t t = tokens * i / tiles;  // tiles of nearly equal size
+    Tile tile = all;
+    tile.activations += t * all.activation_stride;
+    tile.out += t * all.out_stride;
+    AccumulateTokens<P, kTileTokens>(tokens * (i + 1) / tiles - t, sources, tile);
+  }
+}
+
+// Many tokens: up to kRowTile rows, chunk by chunk.
 template <class Codec>
 void MultiplyFromPanels(const MatmulArgs& args, size_t row, size_t activation_stride, Scratch* scratch) {
+  using Dot = typename Codec::Dot;
+  constexpr size_t kStep = kPanelsTogether * kLanes;
   const size_t blocks = args.k / kBlockValues;
-  const size_t rows = Fewer(kRowTile, args.rows - row);
-  const size_t tiles = (args.n + kTileTokens - 1) / kTileTokens;
+  const size_t rows = Fewer(kStep, args.rows - row);
   for (size_t b = 0; b < blocks; b += kChunkBlocks) {
     const size_t count = Fewer(kChunkBlocks, blocks - b);
     for (size_t r = 0; r < rows; r += kLanes) {
       const std::byte* first = args.weights + (row + r) * args.row_bytes + b * sizeof(typename Codec::Block);
-      const Rows from = CompleteRows<Codec>({first, args.row_bytes}, Fewer(kLanes, rows - r), count, scratch->rows);
-      UnpackPanel<Codec>(from, count, scratch, &scratch->panels[r / kLanes]);
+      const Rows from =
+          CompleteRows<Codec>({first, args.row_bytes}, Fewer(kLanes, rows - r), count, scratch->rows);
+      UnpackPanel<Codec>(from, count, &scratch->panels[r / kLanes]);
     }
-    for (size_t i = 0; i < tiles; ++i) {
-      const size_t t = args.n * i / tiles;  // tiles of nearly equal size
-      for (size_t r = 0; r < rows; r += kLanes) {
-        const Tile tile = {args.activations + t * activation_stride + b * sizeof(ActivationBlock),
-                           activation_stride,
-                           count,
-                           b == 0,
-                           args.out + t * args.out_stride + row + r,
-                           args.out_stride,
-                           Fewer(kLanes, rows - r)};
-        AccumulateTokens<kTileTokens>(args.n * (i + 1) / tiles - t,
-                                      PanelSource<typename Codec::Dot>{&scratch->panels[r / kLanes]}, tile);
-      }
+    const Tile tile = {args.activations + b * sizeof(ActivationBlock),
+                       activation_stride,
+                       count,
+                       b == 0,
+                       args.out + row,
+                       args.out_stride,
+                       rows};
+    if (rows > kStep - kLanes) {
+      MultiplyPanels<kPanelsTogether, Dot>(scratch->panels, args.n, tile);
+    } else {
+      MultiplyPanels<1, Dot>(scratch->panels, args.n, tile);
     }
   }
 }
@@ -203,7 +278,8 @@ void MatmulQ8(const MatmulArgs& args) {
   if (args.n <= kDirectTokens) {
     for (size_t r = 0; r < args.rows; r += kLanes) MultiplyFromFile<Codec>(args, r, stride, scratch);
   } else {
-    for (size_t r = 0; r < args.rows; r += kRowTile) MultiplyFromPanels<Codec>(args, r, stride, scratch);
+    for (size_t r = 0; r < args.rows; r += kPanelsTogether * kLanes)
+      MultiplyFromPanels<Codec>(args, r, stride, scratch);
   }
 }
 

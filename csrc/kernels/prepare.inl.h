@@ -7,9 +7,9 @@
 namespace pygrok {
 namespace {
 
-// scale = max|x| / 127; value = x * (127 / max|x|), rounded to nearest even: the same bits on every instruction set.
-// |value| <= 127 always, on which the kernels' overflow proofs rest. A block with a NaN or an infinity becomes
-// all NaN (through its scale), so that it shows in the result.
+// scale = max|x| / 127; value = x * (127 / max|x|), rounded to nearest even: the same bits on every
+// instruction set. |value| <= 127 always, on which the kernels' overflow proofs rest. A block with a NaN or
+// an infinity becomes all NaN (through its scale), so that it shows in the result.
 void PrepareQ8(const float* x, size_t k, std::byte* out) {
   for (size_t i = 0; i + kBlockValues <= k; i += kBlockValues, out += sizeof(ActivationBlock)) {
     ActivationBlock block = {};

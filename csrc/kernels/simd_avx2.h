@@ -12,8 +12,9 @@ namespace pygrok {
 namespace {
 
 constexpr size_t kLanes = 8;
-constexpr size_t kDirectTokens = 2;
+constexpr size_t kDirectTokens = 4;
 constexpr size_t kTileTokens = 4;
+constexpr size_t kPanelsTogether = 1;
 
 using F32 = __m256;
 using Bytes = __m256i;
@@ -28,7 +29,9 @@ inline __m256i LaneMask(size_t n) {
 inline F32 Set(float x) { return _mm256_set1_ps(x); }
 inline F32 Zero() { return _mm256_setzero_ps(); }
 inline F32 Load(const void* p) { return _mm256_loadu_ps(static_cast<const float*>(p)); }
-inline F32 LoadN(const void* p, size_t n) { return _mm256_maskload_ps(static_cast<const float*>(p), LaneMask(n)); }
+inline F32 LoadN(const void* p, size_t n) {
+  return _mm256_maskload_ps(static_cast<const float*>(p), LaneMask(n));
+}
 inline void Store(float* p, F32 x) { _mm256_storeu_ps(p, x); }
 inline void StoreN(float* p, F32 x, size_t n) { _mm256_maskstore_ps(p, LaneMask(n), x); }
 
@@ -76,7 +79,9 @@ inline void StoreWordsN(void* p, __m128i x, size_t n) {
   _mm_storeu_si128(reinterpret_cast<__m128i*>(words), x);
   __builtin_memcpy(p, words, n * sizeof(uint16_t));
 }
-inline F32 WidenBf16(__m128i x) { return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16)); }
+inline F32 WidenBf16(__m128i x) {
+  return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(x), 16));
+}
 
 inline F32 LoadF16(const void* p) { return _mm256_cvtph_ps(LoadWords(p)); }
 inline F32 LoadF16N(const void* p, size_t n) { return _mm256_cvtph_ps(LoadWordsN(p, n)); }
@@ -121,20 +126,23 @@ inline Bytes LowNibbles(Bytes x) { return _mm256_and_si256(x, _mm256_set1_epi8(1
 inline Bytes HighNibbles(Bytes x) { return LowNibbles(_mm256_srli_epi16(x, 4)); }
 inline Bytes PackSigned(Bytes x) { return x; }
 
-inline __m256i Broadcast4(const int8_t* a) {
+inline Bytes Broadcast4(const int8_t* a) {
   int32_t four;
   __builtin_memcpy(&four, a, sizeof four);
   return _mm256_set1_epi32(four);
 }
 inline __m256i WidenPairs(__m256i x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
 
-// maddubs adds two products in 16 bits with saturation, which never sets in: activations are at most 127 in size
-// (prepare.inl.h), so with |w| <= 128, also for hostile weights, a pair is at most 2 * 128 * 127 = 32512.
+// maddubs adds two products in 16 bits with saturation, which never sets in: activations are at most 127 in
+// size (prepare.inl.h), so with |w| <= 128, also for hostile weights, a pair is at most 2 * 128 * 127 =
+// 32512.
 struct DotSigned {
   using Acc = __m256i;
+  static Acc Nothing() { return _mm256_setzero_si256(); }
+  static Acc Join(Acc a, Acc b) { return _mm256_add_epi32(a, b); }
   static Acc Init(const ActivationBlock&) { return _mm256_setzero_si256(); }
-  static Acc Step(Acc acc, Bytes w, const int8_t* a) {
-    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(Broadcast4(a), w));
+  static Acc Step(Acc acc, Bytes w, Bytes a) {
+    const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
     return _mm256_add_epi32(acc, WidenPairs(pairs));
   }
   static F32 Finish(Acc acc, const ActivationBlock&) { return _mm256_cvtepi32_ps(acc); }
@@ -142,10 +150,10 @@ struct DotSigned {
 // All eight steps fit 16 bits: 8 * 2 * 15 * 127 = 30480.
 struct DotNibble {
   using Acc = __m256i;
+  static Acc Nothing() { return _mm256_setzero_si256(); }
+  static Acc Join(Acc a, Acc b) { return _mm256_add_epi16(a, b); }
   static Acc Init(const ActivationBlock&) { return _mm256_setzero_si256(); }
-  static Acc Step(Acc acc, Bytes w, const int8_t* a) {
-    return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, Broadcast4(a)));
-  }
+  static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
   static F32 Finish(Acc acc, const ActivationBlock& a) {
     return _mm256_cvtepi32_ps(_mm256_add_epi32(WidenPairs(acc), _mm256_set1_epi32(a.minus_8_sum)));
   }
@@ -175,8 +183,11 @@ inline int32_t QuantizeBlock(const float* x, float scale, int8_t* values) {
   return _mm_cvtsi128_si32(s);
 }
 
-inline void Prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
-inline void Forget(__m256i& x) { __asm__ volatile("" : "+x"(x)); }
+inline void Prefetch(uintptr_t address) { _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T1); }
+inline __m256i Forget(__m256i x) {
+  __asm__ volatile("" : "+x"(x));
+  return x;
+}
 inline int32_t FirstLane(__m256i x) { return _mm_cvtsi128_si32(_mm256_castsi256_si128(x)); }
 
 }  // namespace

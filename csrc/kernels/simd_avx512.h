@@ -1,5 +1,5 @@
-// The vocabulary (see simd_scalar.h) in AVX-512 F, BW, DQ, VL, with VNNI and BF16 dot products where the including file
-// is compiled for them.
+// The vocabulary (see simd_scalar.h) in AVX-512 F, BW, DQ, VL, with VNNI and BF16 dot products where the
+// including file is compiled for them.
 #pragma once
 
 // GCC 12 takes its own _mm512_undefined_ps for a mistake.
@@ -20,12 +20,13 @@ namespace {
 
 constexpr size_t kLanes = 16;
 #ifdef __AVX512VNNI__
-constexpr size_t kDirectTokens = 8;
-constexpr size_t kTileTokens = 12;
+constexpr size_t kDirectTokens = 12;
+constexpr size_t kTileTokens = 6;
 #else
 constexpr size_t kDirectTokens = 4;
-constexpr size_t kTileTokens = 8;
+constexpr size_t kTileTokens = 4;
 #endif
+constexpr size_t kPanelsTogether = 2;
 
 using F32 = __m512;
 using Bytes = __m512i;
@@ -70,7 +71,9 @@ inline F32 SumEach(const F32 v[kLanes]) {
 
 inline __m256i LoadWords(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
 inline __m256i LoadWordsN(const void* p, size_t n) { return _mm256_maskz_loadu_epi16(LaneMask(n), p); }
-inline F32 WidenBf16(__m256i x) { return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16)); }
+inline F32 WidenBf16(__m256i x) {
+  return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(x), 16));
+}
 
 inline F32 LoadF16(const void* p) { return _mm512_cvtph_ps(LoadWords(p)); }
 inline F32 LoadF16N(const void* p, size_t n) { return _mm512_cvtph_ps(LoadWordsN(p, n)); }
@@ -79,8 +82,8 @@ inline F32 LoadBf16N(const void* p, size_t n) { return WidenBf16(LoadWordsN(p, n
 inline void StoreF16N(void* p, F32 x, size_t n) {
   _mm256_mask_storeu_epi16(p, LaneMask(n), _mm512_cvtps_ph(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC));
 }
-// Integer rounding: adding 0x7fff plus the lowest kept bit carries exactly when nearest-even rounds up. (The BF16
-// instruction would flush subnormals.)
+// Integer rounding: adding 0x7fff plus the lowest kept bit carries exactly when nearest-even rounds up. (The
+// BF16 instruction would flush subnormals.)
 inline void StoreBf16N(void* p, F32 x, size_t n) {
   const __m512i bits = _mm512_castps_si512(x), high = _mm512_srli_epi32(bits, 16);
   const __m512i odd = _mm512_and_si512(high, _mm512_set1_epi32(1));
@@ -92,7 +95,8 @@ inline void StoreBf16N(void* p, F32 x, size_t n) {
 
 // --- integers ---
 
-// Rows r, r + 4, r + 8, r + 12 in the quarters of a vector, then a 4 x 4 transposition of dwords in each quarter.
+// Rows r, r + 4, r + 8, r + 12 in the quarters of a vector, then a 4 x 4 transposition of dwords in each
+// quarter.
 inline void LoadRows16(const std::byte* first, size_t stride, Bytes out[4]) {
   __m512i v[4];
 #pragma GCC unroll 4
@@ -120,50 +124,56 @@ inline Bytes Xor(Bytes a, Bytes b) { return _mm512_xor_si512(a, b); }
 inline Bytes LowNibbles(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline Bytes HighNibbles(Bytes x) { return LowNibbles(_mm512_srli_epi16(x, 4)); }
 
-inline __m512i Broadcast4(const int8_t* a) {
+inline Bytes Broadcast4(const int8_t* a) {
   int32_t four;
   __builtin_memcpy(&four, a, sizeof four);
   return _mm512_set1_epi32(four);
 }
 
 #ifdef __AVX512VNNI__
-// vpdpbusd takes unsigned bytes on one side: signed weights are stored as w + 128, and the sum starts from what takes
-// the offset out again. Nothing saturates: every product and sum is exact in 32 bits.
+// vpdpbusd takes unsigned bytes on one side: signed weights are stored as w + 128, and the sum starts from
+// what takes the offset out again. Nothing saturates: every product and sum is exact in 32 bits.
 inline Bytes PackSigned(Bytes x) { return Xor(x, _mm512_set1_epi8(-128)); }
 struct DotSigned {
   using Acc = __m512i;
+  static Acc Nothing() { return _mm512_setzero_si512(); }
+  static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
   static Acc Init(const ActivationBlock& a) { return _mm512_set1_epi32(a.minus_128_sum); }
-  static Acc Step(Acc acc, Bytes w, const int8_t* a) { return _mm512_dpbusd_epi32(acc, w, Broadcast4(a)); }
+  static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
   static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
 };
 struct DotNibble {
   using Acc = __m512i;
+  static Acc Nothing() { return _mm512_setzero_si512(); }
+  static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
   static Acc Init(const ActivationBlock& a) { return _mm512_set1_epi32(a.minus_8_sum); }
-  static Acc Step(Acc acc, Bytes w, const int8_t* a) { return _mm512_dpbusd_epi32(acc, w, Broadcast4(a)); }
+  static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
   static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
 };
 #else
 inline Bytes PackSigned(Bytes x) { return x; }
 inline __m512i WidenPairs(__m512i x) { return _mm512_madd_epi16(x, _mm512_set1_epi16(1)); }
-// maddubs adds two products in 16 bits with saturation, which never sets in: activations are at most 127 in size
-// (prepare.inl.h), so with |w| <= 128, also for hostile weights, a pair is at most 2 * 128 * 127 = 32512.
+// maddubs adds two products in 16 bits with saturation, which never sets in: activations are at most 127 in
+// size (prepare.inl.h), so with |w| <= 128, also for hostile weights, a pair is at most 2 * 128 * 127 =
+// 32512.
 struct DotSigned {
   using Acc = __m512i;
+  static Acc Nothing() { return _mm512_setzero_si512(); }
+  static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
   static Acc Init(const ActivationBlock&) { return _mm512_setzero_si512(); }
-  static Acc Step(Acc acc, Bytes w, const int8_t* a) {
-    const __m512i four = Broadcast4(a);
-    const __m512i signed_four = _mm512_mask_sub_epi8(four, _mm512_movepi8_mask(w), _mm512_setzero_si512(), four);
-    return _mm512_add_epi32(acc, WidenPairs(_mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_four)));
+  static Acc Step(Acc acc, Bytes w, Bytes a) {
+    const __m512i signed_a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
+    return _mm512_add_epi32(acc, WidenPairs(_mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_a)));
   }
   static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
 };
 // All eight steps fit 16 bits: 8 * 2 * 15 * 127 = 30480.
 struct DotNibble {
   using Acc = __m512i;
+  static Acc Nothing() { return _mm512_setzero_si512(); }
+  static Acc Join(Acc a, Acc b) { return _mm512_add_epi16(a, b); }
   static Acc Init(const ActivationBlock&) { return _mm512_setzero_si512(); }
-  static Acc Step(Acc acc, Bytes w, const int8_t* a) {
-    return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, Broadcast4(a)));
-  }
+  static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, a)); }
   static F32 Finish(Acc acc, const ActivationBlock& a) {
     return _mm512_cvtepi32_ps(_mm512_add_epi32(WidenPairs(acc), _mm512_set1_epi32(a.minus_8_sum)));
   }
@@ -184,8 +194,11 @@ inline int32_t QuantizeBlock(const float* x, float scale, int8_t* values) {
   return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b));
 }
 
-inline void Prefetch(const std::byte* p) { _mm_prefetch(reinterpret_cast<const char*>(p), _MM_HINT_T0); }
-inline void Forget(__m512i& x) { __asm__ volatile("" : "+v"(x)); }
+inline void Prefetch(uintptr_t address) { _mm_prefetch(reinterpret_cast<const char*>(address), _MM_HINT_T1); }
+inline __m512i Forget(__m512i x) {
+  __asm__ volatile("" : "+v"(x));
+  return x;
+}
 inline int32_t FirstLane(__m512i x) { return _mm512_cvtsi512_si32(x); }
 
 #ifdef __AVX512BF16__

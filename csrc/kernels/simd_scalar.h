@@ -1,5 +1,6 @@
 // The vocabulary of the kernel bodies in portable C++: the reference for every other instruction set, and
-// the page to read before writing a new one (docs/kernels.md). Four lanes, so that compilers can keep them in a register.
+// the page to read before writing a new one (docs/kernels.md). Four lanes, so that compilers can keep them in
+// a register.
 #pragma once
 
 #include <cstddef>
@@ -10,9 +11,11 @@
 namespace pygrok {
 namespace {
 
-constexpr size_t kLanes = 4;        // floats in a vector, and weight rows side by side in an integer matmul
-constexpr size_t kDirectTokens = 2;  // up to this many tokens, weights go from the file straight into registers
-constexpr size_t kTileTokens = 4;    // tokens that share one pass over unpacked weights
+constexpr size_t kLanes = 4;  // floats in a vector, and weight rows side by side in an integer matmul
+constexpr size_t kDirectTokens =
+    2;                             // up to this many tokens, weights go from the file straight into registers
+constexpr size_t kTileTokens = 4;  // tokens that share one pass over unpacked weights
+constexpr size_t kPanelsTogether = 1;  // groups of kLanes rows that share it too
 
 struct F32 {
   float lane[kLanes];
@@ -200,17 +203,29 @@ inline Bytes HighNibbles(Bytes x) {
   for (uint8_t& b : x.byte) b = b >> 4;
   return x;
 }
+// Four bytes, the same in every lane.
+inline Bytes Broadcast4(const int8_t* a) {
+  Bytes r;
+  for (size_t i = 0; i < kLanes; ++i) __builtin_memcpy(r.byte + i * 4, a, 4);
+  return r;
+}
 // Signed bytes in the form that DotSigned wants its weights in.
 inline Bytes PackSigned(Bytes x) { return x; }
 
-// Dot products of a block: the block's eight groups of four weights per row against one token's values. kRange
-// tells what the packed weights are. The result is exact, offset included.
+// Dot products of a block: the block's eight groups of four weights per row, one Step each, against one
+// token's values, in one chain or joined from several. The result is exact, offset included.
 struct DotSigned {  // any int8, from PackSigned
   using Acc = I32;
+  static Acc Nothing() { return {}; }
+  static Acc Join(Acc a, Acc b) {
+    for (size_t i = 0; i < kLanes; ++i) a.lane[i] += b.lane[i];
+    return a;
+  }
   static Acc Init(const ActivationBlock&) { return {}; }
-  static Acc Step(Acc acc, Bytes w, const int8_t* a) {
+  static Acc Step(Acc acc, Bytes w, Bytes a) {
     for (size_t r = 0; r < kLanes; ++r) {
-      for (size_t i = 0; i < 4; ++i) acc.lane[r] += static_cast<int8_t>(w.byte[r * 4 + i]) * a[i];
+      for (size_t i = 0; i < 4; ++i)
+        acc.lane[r] += static_cast<int8_t>(w.byte[r * 4 + i]) * static_cast<int8_t>(a.byte[r * 4 + i]);
     }
     return acc;
   }
@@ -222,14 +237,17 @@ struct DotSigned {  // any int8, from PackSigned
 };
 struct DotNibble {  // 0..15, standing for -8..7
   using Acc = I32;
+  static Acc Nothing() { return {}; }
+  static Acc Join(Acc a, Acc b) { return DotSigned::Join(a, b); }
   static Acc Init(const ActivationBlock& a) {
     Acc acc;
     for (int32_t& lane : acc.lane) lane = a.minus_8_sum;
     return acc;
   }
-  static Acc Step(Acc acc, Bytes w, const int8_t* a) {
+  static Acc Step(Acc acc, Bytes w, Bytes a) {
     for (size_t r = 0; r < kLanes; ++r) {
-      for (size_t i = 0; i < 4; ++i) acc.lane[r] += w.byte[r * 4 + i] * a[i];
+      for (size_t i = 0; i < 4; ++i)
+        acc.lane[r] += w.byte[r * 4 + i] * static_cast<int8_t>(a.byte[r * 4 + i]);
     }
     return acc;
   }
@@ -258,9 +276,17 @@ inline int32_t QuantizeBlock(const float* x, float scale, int8_t* values) {
 
 // --- the rest ---
 
-inline void Prefetch(const std::byte*) {}
-// Makes the compiler forget what it knows of x.
-inline void Forget(I32& x) { __asm__ volatile("" : : "r"(&x) : "memory"); }
+// Brings a cache line near, if the address is readable; else does nothing.
+inline void Prefetch(uintptr_t) {}
+// x, of which the compiler now knows nothing.
+inline I32 Forget(I32 x) {
+  for (int32_t& lane : x.lane) __asm__ volatile("" : "+r"(lane));
+  return x;
+}
+inline Bytes Forget(Bytes x) {
+  __asm__ volatile("" : "+m"(x));
+  return x;
+}
 inline int32_t FirstLane(I32 x) { return x.lane[0]; }
 
 }  // namespace

@@ -36,6 +36,7 @@ size_t ChooseContext(size_t wanted, const Config& config) {
 Engine::Engine(const std::string& path, const EngineOptions& options)
     : kernels_(SelectTable(options.isa)), ledger_(std::make_shared<MemoryLedger>(options.memory_limit)) {
   const KvType kv_type = ParseKvType(options.kv_type);
+  const Precision precision = ParsePrecision(options.activations);
   threads_ = ChooseThreads(options.threads);
   file_ = std::make_unique<Gguf>(path);
   config_ = ReadConfig(*file_);
@@ -43,7 +44,7 @@ Engine::Engine(const std::string& path, const EngineOptions& options)
   weights_ = FindWeights(*file_, config_, kernels_);
   layout_ = {kv_type, config_.layers, config_.kv_heads, config_.head_size};
   pool_ = std::make_unique<ThreadPool>(threads_);
-  compute_ = std::make_unique<Compute>(kernels_, *pool_, ledger_.get());
+  compute_ = std::make_unique<Compute>(kernels_, *pool_, ledger_.get(), precision);
   forward_ = std::make_unique<ForwardPass>(config_, weights_, *compute_);
 }
 

@@ -20,6 +20,7 @@ struct EngineOptions {
   std::string kv_type = "f16";
   size_t memory_limit = 0;  // bytes for KV caches and working buffers; 0 = no limit
   std::string isa;          // empty = $PYGROK_ISA or the best
+  std::string activations;  // "int8", "int16", or empty = by weight type, see Precision
 };
 
 class Engine;

@@ -46,6 +46,7 @@ Experts::Experts(const Config& config, Compute& compute)
       hidden_(compute.kernels(), compute.pool(), compute.ledger()),
       probabilities_(compute.ledger()),
       gathered_{Buffer<std::byte>(compute.ledger()), Buffer<std::byte>(compute.ledger()),
+                Buffer<std::byte>(compute.ledger()), Buffer<std::byte>(compute.ledger()),
                 Buffer<std::byte>(compute.ledger())},
       gate_(compute.ledger()),
       up_(compute.ledger()),
@@ -54,7 +55,7 @@ Experts::Experts(const Config& config, Compute& compute)
 void Experts::Forward(const LayerWeights& layer, const float* x, size_t n, float* out) {
   input_.Set(x, n, config_.embedding);
   float* probabilities = probabilities_.Get(n * config_.experts);
-  compute_.Matmul({{&layer.router, input_.In(compute_.format(layer.router)), n, probabilities}});
+  compute_.Matmul({{&layer.router, input_.In(compute_.FormOf(layer.router)), n, probabilities}});
   for (size_t t = 0; t < n; ++t)
     compute_.kernels().softmax(probabilities + t * config_.experts, config_.experts);
   const std::vector<Route> routes = RouteTokens(probabilities, n, config_.experts, config_.experts_used);
@@ -88,14 +89,14 @@ void Experts::RunGroup(const LayerWeights& layer, const std::vector<Route>& rout
     ++runs.back().count;
   }
 
-  // Activation rows in route order, in each format that a matrix of the group wants.
-  const std::byte* gathered_rows[kActivationFormats] = {};
-  auto gathered = [&](ActivationFormat format) {
-    const std::byte*& rows = gathered_rows[static_cast<size_t>(format)];
+  // Activation rows in route order, in each form that a matrix of the group wants.
+  const std::byte* gathered_rows[kForms] = {};
+  auto gathered = [&](Form form) {
+    const std::byte*& rows = gathered_rows[static_cast<size_t>(form)];
     if (rows == nullptr) {
-      const std::byte* from = input_.In(format);
-      const size_t bytes = ActivationRowBytes(format, embedding);
-      std::byte* to = gathered_[static_cast<size_t>(format)].Get(count * bytes);
+      const std::byte* from = input_.In(form);
+      const size_t bytes = FormRowBytes(form, embedding);
+      std::byte* to = gathered_[static_cast<size_t>(form)].Get(count * bytes);
       for (size_t i = 0; i < count; ++i)
         std::memcpy(to + i * bytes, from + routes[begin + i].row * bytes, bytes);
       rows = to;
@@ -108,10 +109,10 @@ void Experts::RunGroup(const LayerWeights& layer, const std::vector<Route>& rout
   std::vector<MatmulJob> jobs;
   for (const ExpertRun& run : runs) {
     for (const auto& [matrix, result] : {std::pair{&run.weights->gate, gate}, {&run.weights->up, up}}) {
-      const ActivationFormat format = compute_.format(*matrix);
-      const std::byte* rows = gathered(format);
-      jobs.push_back({matrix, rows + run.first * ActivationRowBytes(format, embedding), run.count,
-                      result + run.first * width});
+      const Form form = compute_.FormOf(*matrix);
+      const std::byte* rows = gathered(form);
+      jobs.push_back(
+          {matrix, rows + run.first * FormRowBytes(form, embedding), run.count, result + run.first * width});
     }
   }
   compute_.Matmul(jobs);
@@ -124,8 +125,8 @@ void Experts::RunGroup(const LayerWeights& layer, const std::vector<Route>& rout
   jobs.clear();
   for (const ExpertRun& run : runs) {
     const Matrix& m = run.weights->down;
-    const ActivationFormat format = compute_.format(m);
-    jobs.push_back({&m, hidden_.In(format) + run.first * ActivationRowBytes(format, width), run.count,
+    const Form form = compute_.FormOf(m);
+    jobs.push_back({&m, hidden_.In(form) + run.first * FormRowBytes(form, width), run.count,
                     down + run.first * embedding});
   }
   compute_.Matmul(jobs);

@@ -37,8 +37,7 @@ class Experts {
   Activations input_;
   Activations hidden_;
   Buffer<float> probabilities_;
-  Buffer<std::byte>
-      gathered_[kActivationFormats];  // a group's activation rows in route order, by ActivationFormat
+  Buffer<std::byte> gathered_[kForms];  // a group's activation rows in route order
   Buffer<float> gate_, up_, down_;
 };
 

@@ -2,8 +2,10 @@
 
 #include <algorithm>
 #include <bit>
+#include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
@@ -20,6 +22,8 @@ namespace {
 // again. A group is 16 KiB of floats.
 constexpr size_t kTileRows = 8 * kGroupRows;
 constexpr size_t kTileColumns = 256;  // a multiple of every type's block size
+
+constexpr size_t kQ8Values = 32;  // of a Q8_0 block
 
 template <typename T>
 T Load(const std::byte* data, size_t index) {
@@ -94,6 +98,60 @@ void FillGroup(const SourceMatrix& source, const Part& part, float* x) {
   }
 }
 
+// The half of the same value as a bfloat16, if there is one: halves have more bits but a narrower range.
+std::optional<uint16_t> ExactHalf(uint16_t bf16) {
+  const uint32_t sign = bf16 & 0x8000u;
+  const uint32_t mantissa = bf16 & 0x7fu;
+  const int exponent = (bf16 >> 7 & 0xff) - 127;
+  if ((bf16 & 0x7fff) == 0) return static_cast<uint16_t>(sign);
+  if (exponent >= -14 && exponent <= 15) {
+    return static_cast<uint16_t>(sign | static_cast<uint32_t>(exponent + 15) << 10 | mantissa << 3);
+  }
+  // A subnormal half counts in units of 2^-24; the bfloat16 is (128 + mantissa) * 2^(exponent - 7).
+  const uint32_t significand = 0x80u | mantissa;
+  const int shift = exponent + 17;
+  if (exponent > 15 || exponent < -24) return std::nullopt;
+  if (shift >= 0) return static_cast<uint16_t>(sign | significand << shift);
+  if ((significand & ((1u << -shift) - 1)) != 0) return std::nullopt;
+  return static_cast<uint16_t>(sign | significand >> -shift);
+}
+
+// Whether Q8_0 can hold the source's int8 values as they are: a group of scales covers whole blocks and every
+// scale is a half too.
+bool FitsQ8Exactly(const SourceMatrix& source, TensorType type) {
+  if (type != TensorType::kQ8_0 || source.type != SourceType::kInt8 || source.scales == nullptr) return false;
+  if (source.rows / source.groups % kQ8Values != 0) return false;
+  for (size_t i = 0; i < source.groups * source.columns; ++i) {
+    if (!ExactHalf(Load<uint16_t>(source.scales, i))) return false;
+  }
+  return true;
+}
+
+// x[c][r] are int8 multiples of scale[r]: stores just those, so that nothing of the source is lost.
+void EncodeOnGrid(const float* x, size_t columns, size_t rows, const std::byte* scales, std::byte* out,
+                  size_t stride) {
+  float inverse[kGroupRows] = {};
+  uint16_t halves[kGroupRows] = {};
+  for (size_t r = 0; r < rows; ++r) {
+    const float scale = Bf16::Value(scales, r);
+    halves[r] = *ExactHalf(Load<uint16_t>(scales, r));
+    inverse[r] = scale == 0.0f ? 0.0f : 1.0f / scale;
+  }
+  for (size_t c = 0; c < columns; c += kQ8Values, x += kQ8Values * kGroupRows) {
+    int8_t values[kGroupRows][kQ8Values];
+    for (size_t i = 0; i < kQ8Values; ++i) {
+      for (size_t r = 0; r < kGroupRows; ++r) {
+        values[r][i] = static_cast<int8_t>(std::lrintf(x[i * kGroupRows + r] * inverse[r]));
+      }
+    }
+    for (size_t r = 0; r < rows; ++r) {
+      std::byte* block = out + r * stride + RowBytes(TensorType::kQ8_0, c);
+      std::memcpy(block, &halves[r], sizeof(uint16_t));
+      std::memcpy(block + sizeof(uint16_t), values[r], kQ8Values);
+    }
+  }
+}
+
 using Fill = void (*)(const SourceMatrix&, const Part&, float*);
 
 Fill FillFor(SourceType type) {
@@ -145,8 +203,11 @@ size_t BytesOf(SourceType type) {
 void ConvertRows(ThreadPool& pool, const SourceMatrix& source, TensorType type, size_t first_row, size_t rows,
                  std::byte* out) {
   Check(source, type, first_row, rows);
+  if (rows == 0) return;
   const Codec& codec = CodecOf(type);
   const Fill fill = FillFor(source.type);
+  const bool exact = FitsQ8Exactly(source, type);
+  const size_t group = exact ? source.rows / source.groups : 0;
   const size_t k = source.out_columns();
   const size_t row_bytes = RowBytes(type, k);
 
@@ -159,17 +220,25 @@ void ConvertRows(ThreadPool& pool, const SourceMatrix& source, TensorType type, 
     std::fill_n(buffer.data(), buffer.size(), 0.0f);  // rows that a group lacks are checked too
   }
 
-  pool.Run((rows + step - 1) / std::max<size_t>(step, 1), [&](size_t index, size_t worker) {
+  pool.Run((rows + step - 1) / step, [&](size_t index, size_t worker) {
     float* const x = buffers[worker].data();
     const size_t begin = index * step;
     const size_t end = std::min(begin + step, rows);
-    for (size_t column = 0; column < k; column += kTileColumns) {
-      const size_t columns = std::min(kTileColumns, k - column);
+    for (size_t column = 0, columns = 0; column < k; column += columns) {
+      columns = std::min(kTileColumns, k - column);
+      if (exact) columns = std::min(columns, group - column % group);
       for (size_t row = begin; row < end; row += kGroupRows) {
         const size_t count = std::min(kGroupRows, end - row);
         fill(source, {first_row + row, count, column, columns}, x);
-        if (!AllWithin(x, columns * kGroupRows, codec.max_abs)) ThrowDoesNotFit(codec);
-        codec.encode(x, columns, count, out + row * row_bytes + RowBytes(type, column), row_bytes);
+        if (!exact && !AllWithin(x, columns * kGroupRows, codec.max_abs)) ThrowDoesNotFit(codec);
+        std::byte* const to = out + row * row_bytes + RowBytes(type, column);
+        if (exact) {
+          const size_t first_scale = column / group * source.columns + first_row + row;
+          EncodeOnGrid(x, columns, count, source.scales + first_scale * BytesOf(SourceType::kBf16), to,
+                       row_bytes);
+        } else {
+          codec.encode(x, columns, count, to, row_bytes);
+        }
       }
     }
   });

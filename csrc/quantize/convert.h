@@ -29,6 +29,7 @@ struct SourceMatrix {
 };
 
 // Rows [first_row, first_row + rows) of the result, each RowBytes(type, out_columns()), to `out`.
+// Q8_0 keeps the int8 values of a source whose scale groups cover whole blocks as they are.
 // The same bytes for any number of threads. Throws std::invalid_argument for a range or geometry that does
 // not fit, ModelError when a value does not fit the type or is not finite.
 void ConvertRows(ThreadPool& pool, const SourceMatrix& source, TensorType type, size_t first_row, size_t rows,

@@ -77,8 +77,10 @@ def generate(
             for chunk in loaded.stream(text, params, max_tokens=max_tokens, stop=stop or ()):
                 out.write(chunk.text)
                 timings = chunk.timings
-        finally:
+        except Exception:  # not Ctrl-C, which ends the line itself
             out.end_line()
+            raise
+        out.end_line()
         if stats and timings is not None:
             print(ui.speeds(timings), file=sys.stderr)
 

@@ -1,0 +1,89 @@
+# shellcheck shell=bash
+# The stages of .ci/run. Each runs in the copy of the tree, in a subshell; $work is the temporary folder.
+
+# What git would see, so that no build output of the developer's tree leaks in. The fixtures beside it are linked.
+copy_tree() {
+  local from=$1 to=$2
+  mkdir -p "$to"
+  if git -C "$from" rev-parse --git-dir >/dev/null 2>&1; then
+    (cd "$from" && git ls-files -z --cached --others --exclude-standard |
+      while IFS= read -r -d '' file; do if [[ -e $file ]]; then printf '%s\0' "$file"; fi; done |
+      tar --null --files-from=- -cf -) | tar -C "$to" -xf -
+  else
+    tar -C "$from" --exclude=.venv --exclude=build -cf - . | tar -C "$to" -xf -
+  fi
+  [[ ! -d $from/../shared ]] || ln -s "$(cd "$from/../shared" && pwd)" "$to/../shared"
+}
+
+# The command in README.md under the mark `<!-- NAME -->`.
+readme_command() {
+  awk -v mark="<!-- $1 -->" '
+    $0 == mark { found = 1; next }
+    found && /^```/ { if (inside) exit; inside = 1; next }
+    inside { print }' README.md
+}
+
+# A virtual environment with the development tools and a wheel built with warnings as errors, made once.
+dev_venv() {
+  [[ ! -x $work/dev/bin/ruff ]] || return 0
+  python3 -m venv "$work/dev"
+  "$work/dev/bin/pip" install -qq '.[dev]' -C build-dir="$work/build" -C cmake.define.PYGROK_WERROR=ON
+}
+
+stage_readme() {
+  local command
+  command=$(readme_command test-command)
+  [[ -n $command ]] || { echo "README.md has no command under <!-- test-command -->"; return 1; }
+  echo "$command"
+  bash -euo pipefail -c "$command"
+  rm -rf .venv
+}
+
+stage_style() {
+  dev_venv
+  "$work/dev/bin/ruff" check --output-format concise .
+  "$work/dev/bin/ruff" format --check --output-format concise .
+  find csrc -name '*.h' -o -name '*.cc' | xargs "$work/dev/bin/clang-format" --style=file:csrc/.clang-format \
+    --dry-run --Werror
+}
+
+stage_types() {
+  dev_venv
+  # Of the installed wheel, from elsewhere: in the tree, mypy would not see pygrok.quantize.
+  (cd "$work" && "$work/dev/bin/mypy" --config-file pygrok/pyproject.toml --strict -p pygrok)
+  tools/check_symbols.sh "$work/build"
+}
+
+stage_editable() {
+  python3 -m venv "$work/editable"
+  "$work/editable/bin/pip" install -qq -e .
+  "$work/editable/bin/python" -c 'import pygrok, pygrok.quantize; print(pygrok.__version__, pygrok.quantize.__file__)'
+  "$work/editable/bin/pygrok" --version
+}
+
+stage_sanitize() {
+  python3 -m venv "$work/asan"
+  "$work/asan/bin/pip" install -qq '.[test]' -C cmake.define.PYGROK_SANITIZE=ON
+  # libstdc++ too: the sanitizer looks up the C++ runtime's throw at start, before Python loads the extension.
+  local preload
+  preload=$(for lib in libasan.so libubsan.so libstdc++.so; do readlink -f "$(g++ -print-file-name=$lib)"; done)
+  # Python itself keeps memory until exit; leaks are not looked for.
+  env LD_PRELOAD="${preload//$'\n'/:}" ASAN_OPTIONS=detect_leaks=0 UBSAN_OPTIONS=print_stacktrace=1 \
+    PYGROK_SANITIZED=1 "$work/asan/bin/pytest" -q -p no:cacheprovider
+}
+
+stage_cross() {
+  if ! command -v aarch64-linux-gnu-g++ >/dev/null; then
+    echo "skipped: no aarch64-linux-gnu-g++ on this machine"
+    return 0
+  fi
+  python3 -m venv "$work/tools"
+  "$work/tools/bin/pip" install -qq cmake ninja pybind11
+  PATH="$work/tools/bin:$PATH" cmake -S . -B "$work/cross" -G Ninja \
+    -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
+    -DSKBUILD_PROJECT_NAME=pygrok -DSKBUILD_PROJECT_VERSION=0.0.0 -DPYGROK_WERROR=ON \
+    -DPython_EXECUTABLE="$work/tools/bin/python" \
+    -Dpybind11_DIR="$("$work/tools/bin/python" -c 'import pybind11; print(pybind11.get_cmake_dir())')" >/dev/null
+  PATH="$work/tools/bin:$PATH" cmake --build "$work/cross" --target grok_core
+  aarch64-linux-gnu-readelf -h "$work/cross/libgrok_core.a" | awk '/Machine/ && !seen++'
+}

@@ -1,0 +1,5 @@
+"""Converts Grok-1 checkpoints to GGUF."""
+
+from pygrok.quantize.conversion import ConversionReport, convert
+
+__all__ = ["ConversionReport", "convert"]
