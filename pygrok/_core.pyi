@@ -83,9 +83,17 @@ class Session:
 @final
 class Engine:
     def __init__(
-        self, path: str, *, threads: int, context: int, kv_type: str, memory_limit: int, isa: str, activations: str
+        self,
+        path: str,
+        *,
+        threads: int,
+        context: int,
+        kv_type: str,
+        memory_limit: int,
+        isa: str,
+        activations: str,
     ) -> None:
-        """threads 0 = all available; context 0 = the file's; memory_limit 0 = none; isa "" = the best; activations "" = by type."""
+        """0 and "" choose: all available threads, the file's context, no limit, the best isa, activations by type."""
     @property
     def config(self) -> Config: ...
     @property

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 KV_BYTES = {"f32": 4, "f16": 2, "bf16": 2}  # bytes of one cached number
 
 _MERGED_EXPERTS = re.compile(r"blk\.\d+\.ffn_(gate|up|down)_exps\.weight")
+_EVERY_TOKEN = ("attn_k.weight", "attn_v.weight")  # all that the last layer computes for most of a prompt
 _ONE_EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)\.\d+\.weight")
 
 # GGUF key after "grok." -> our name, and the released model's value where older files lack the key.
@@ -62,8 +63,9 @@ class Footprint:
     values: int
     active_values: int
     active_bytes: int
-    multiplied_values: (
-        int  # weights that every prompt token is multiplied with: no embedding, no output matrix
+    prompt_values: int  # weights that every token of a prompt is multiplied with
+    last_values: (
+        int  # and those that only its last token is: the last layer past keys and values, the output matrix
     )
     kv_values: int  # cached numbers a position, 0 if unknown
     tokenizer: dict[str, Any] | None
@@ -120,9 +122,11 @@ def footprint(gguf: GgufFile) -> Footprint:
     experts = int(hyper.get("experts", 0))
     share = int(hyper.get("experts_used", 0)) / experts if experts else 1.0
     tied = "output.weight" not in by_name
+    output = "token_embd.weight" if tied else "output.weight"
+    last_layer = f"blk.{int(hyper.get('layers', 0)) - 1}."
 
     types: dict[str, TypeTotal] = {}
-    active_values = active_bytes = multiplied = 0.0
+    active_values = active_bytes = prompt_values = last_values = 0.0
     for tensor in tensors:
         count = _values(tensor)
         total = types.setdefault(tensor.type, TypeTotal())
@@ -135,8 +139,12 @@ def footprint(gguf: GgufFile) -> Footprint:
             part = 1.0 / max(tensor.shape[0], 1)
         active_values += part * count
         active_bytes += part * tensor.bytes
-        if len(tensor.shape) > 1 and tensor.name not in ("token_embd.weight", "output.weight"):
-            multiplied += part * count
+        if tensor.name == output:
+            last_values += count
+        elif tensor.name.startswith(last_layer) and not tensor.name.endswith(_EVERY_TOKEN):
+            last_values += part * count
+        elif len(tensor.shape) > 1 and tensor.name != "token_embd.weight":
+            prompt_values += part * count
     runnable = set(_core.runnable_types())
     return Footprint(
         paths=list(gguf.paths),
@@ -150,7 +158,8 @@ def footprint(gguf: GgufFile) -> Footprint:
         values=sum(total.values for total in types.values()),
         active_values=round(active_values),
         active_bytes=round(active_bytes),
-        multiplied_values=round(multiplied),
+        prompt_values=round(prompt_values),
+        last_values=round(last_values),
         kv_values=2 * int(hyper.get("layers", 0) * hyper.get("kv_heads", 0) * hyper.get("head_size", 0)),
         tokenizer=_tokenizer(gguf),
         unsupported=sorted(set(types) - runnable),

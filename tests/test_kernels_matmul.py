@@ -235,6 +235,7 @@ def test_nothing_is_read_behind_the_weights(isa: str) -> None:
             f"import sys; sys.path.insert(0, {str(Path(__file__).parent)!r}){AT_THE_EDGE}",
             isa,
         ],
+        cwd="/",  # from the source tree, Python would import the package without its extension
         capture_output=True,
         text=True,
         check=False,

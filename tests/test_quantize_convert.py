@@ -12,7 +12,15 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
-from checkpoints import ALIGNED, array_bytes, bfloat16, dequantized, from_bfloat16, make_checkpoint, tensor_path
+from checkpoints import (
+    ALIGNED,
+    array_bytes,
+    bfloat16,
+    dequantized,
+    from_bfloat16,
+    make_checkpoint,
+    tensor_path,
+)
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize
 
@@ -157,7 +165,9 @@ def test_q8_0_of_scales_at_the_edges_of_half(exponent: int) -> None:
     if -17 <= exponent <= 15:  # all four scales are halves
         np.testing.assert_array_equal(values, expected)
     else:
-        np.testing.assert_allclose(values, expected, rtol=0, atol=np.abs(expected).max() / 200 + 128 * 2.0**-25)
+        np.testing.assert_allclose(
+            values, expected, rtol=0, atol=np.abs(expected).max() / 200 + 128 * 2.0**-25
+        )
 
 
 def _convert_q8_0(weight: np.ndarray, scales: np.ndarray) -> np.ndarray:

@@ -162,7 +162,9 @@ def test_context_limit(tiny_models: dict[str, Path]) -> None:
     with pygrok.load(tiny_models["q8_0"], context=100) as model:
         session = model.session()
         session.feed(tokens(model, 99))
-        with pytest.raises(pygrok.ContextOverflow, match="position 99 plus 2 tokens exceeds the context of 100"):
+        with pytest.raises(
+            pygrok.ContextOverflow, match="position 99 plus 2 tokens exceeds the context of 100"
+        ):
             session.feed([1, 2])
         assert session.position == 99
         session.feed([1])

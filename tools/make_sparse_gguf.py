@@ -65,7 +65,8 @@ def add_tokenizer(writer: gguf.GGUFWriter, path: Path) -> None:
     pieces = spm.SentencePieceProcessor(model_file=str(path))
     ids = range(pieces.vocab_size())
     kinds = [
-        2 if pieces.is_unknown(i) else 3 if pieces.is_control(i) else 6 if pieces.is_byte(i) else 1 for i in ids
+        2 if pieces.is_unknown(i) else 3 if pieces.is_control(i) else 6 if pieces.is_byte(i) else 1
+        for i in ids
     ]
     writer.add_tokenizer_model("llama")
     writer.add_token_list([pieces.id_to_piece(i) for i in ids])
@@ -100,7 +101,9 @@ def make(path: Path, kind: str, layers: int, tokenizer: Path | None) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("path", type=Path)
     parser.add_argument("--type", default="q4_0")
     parser.add_argument("--layers", type=int, default=64)
@@ -108,7 +111,9 @@ def main() -> None:
     arguments = parser.parse_args()
     make(arguments.path, arguments.type, arguments.layers, arguments.tokenizer)
     stat = arguments.path.stat()
-    print(f"{arguments.path}: {stat.st_size / 1e9:.1f} GB apparent, {stat.st_blocks * 512 / 1e6:.1f} MB on disk")
+    print(
+        f"{arguments.path}: {stat.st_size / 1e9:.1f} GB apparent, {stat.st_blocks * 512 / 1e6:.1f} MB on disk"
+    )
 
 
 if __name__ == "__main__":

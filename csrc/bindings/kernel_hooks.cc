@@ -331,8 +331,7 @@ void BindKernelHooks(py::module_& m) {
   const auto isa = py::arg("isa") = "";
   m.def("dequantize_rows", &DequantizeRows, py::arg("type"), py::arg("data"), py::arg("columns"), isa);
   py::module_ hooks = m.def_submodule("kernels", "Single kernels on numpy arrays, for tests and benchmarks.");
-  hooks.def(
-      "select", [](const std::string& name) { return std::string(SelectTable(name).name); }, isa);
+  hooks.def("select", [](const std::string& name) { return std::string(SelectTable(name).name); }, isa);
   hooks.def("matmul", &Matmul, py::arg("type"), py::arg("weights"), py::arg("x"), isa);
   hooks.def("time_matmul", &TimeMatmul, py::arg("type"), py::arg("weights"), py::arg("x"), py::arg("isa"),
             py::arg("threads"), py::arg("repeats"));

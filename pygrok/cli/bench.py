@@ -45,8 +45,9 @@ def bench(
 
     Decode is bound by reading weights: its limit is the bandwidth at which the same threads read the
     model's own file. Prefill is bound by arithmetic: its limit is the rate of int8 multiply-adds in
-    registers. Both limits are measured in the same run, since a shared machine's speed drifts. The token
-    ids are fixed pseudo-random ones.
+    registers, at one int8 for each activation (a q8_0 model takes three by default, see --activations). Both
+    limits are measured in the same run, since a shared machine's speed drifts. The token ids are fixed
+    pseudo-random ones.
 
     Example: `pygrok bench grok-1-q4_0.gguf -p 256 -n 32 --threads 8`
     """
@@ -155,15 +156,19 @@ def _limits(loaded: Model, described: Footprint) -> dict[str, Any]:
 
 def _compare(result: dict[str, Any], described: Footprint) -> None:
     """Add the limits in tokens/s and the share of them that was reached."""
+    prefill = result["prefill"]
+    operations = 2 * (described.prompt_values + described.last_values / prefill["tokens"])
     bounds = {
         "decode": result["read_bytes_per_second"] / described.active_bytes,
-        "prefill": result["int8_operations_per_second"] / (2 * described.multiplied_values),
+        "prefill": result["int8_operations_per_second"] / operations,
     }
     for phase, bound in bounds.items():
         result[phase]["limit_tokens_per_second"] = bound
         result[phase]["percent_of_limit"] = 100 * result[phase]["tokens_per_second"] / bound
+    prefill["operations_per_second"] = prefill["tokens_per_second"] * operations
+    result["decode"]["bytes_per_second"] = result["decode"]["tokens_per_second"] * described.active_bytes
     result["bytes_per_token"] = described.active_bytes
-    result["operations_per_prompt_token"] = 2 * described.multiplied_values
+    result["operations_per_prompt_token"] = round(operations)
 
 
 def _print(result: dict[str, Any], described: Footprint) -> None:

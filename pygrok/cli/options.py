@@ -87,6 +87,15 @@ class RunOptions:
             show_default=False,
         ),
     ] = None
+    activations: Annotated[
+        str | None,
+        typer.Option(
+            "--activations",
+            help="Precision beside quantized weights: int8, int16, int24; default: int24 for q8_0, else int8.",
+            rich_help_panel=_PANEL,
+            show_default=False,
+        ),
+    ] = None
     debug: Debug = False
 
     def load(self, path: Path | None) -> Model:
@@ -101,6 +110,7 @@ class RunOptions:
                 kv_type=self.kv_type,
                 memory_limit=self.memory,
                 isa=self.isa,
+                activations=self.activations,
             )
         except pygrok.PygrokError:
             raise
