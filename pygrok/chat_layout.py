@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pygrok.chat_template import JinjaTemplate, mark, plain, split_marks
+from pygrok.errors import FormatError
 from pygrok.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
@@ -121,6 +122,8 @@ def layout_for(model: Model, template: str | None = None) -> Layout:
     if examples is None:
         examples = "nano" not in str(model.metadata("general.name", "")).lower()
     tokenizer = model.tokenizer
+    if not isinstance(examples, int):
+        raise FormatError(f"{model.path}: pygrok.chat.few_shot is no truth value")
     return DialogueLayout(examples=bool(examples), bos=tokenizer.bos_id if tokenizer.add_bos else None)
 
 

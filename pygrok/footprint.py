@@ -87,7 +87,9 @@ def _hyperparameters(
     found: dict[str, int | float] = {}
     for key, (name, released) in _HYPERPARAMETERS.items():
         value = gguf.get(f"{architecture}.{key}", released if architecture == "grok" else None)
-        if isinstance(value, int | float):
+        # Counts are whole numbers, the others finite; a damaged file may hold anything.
+        kinds = int if released is None else int | float
+        if isinstance(value, kinds) and not isinstance(value, bool) and math.isfinite(value):
             found[name] = value
     heads = found.get("heads", 0)
     if "head_size" not in found and heads and "embedding" in found:
@@ -99,13 +101,13 @@ def _hyperparameters(
 
 def _tokenizer(gguf: GgufFile) -> dict[str, Any] | None:
     kind = gguf.get("tokenizer.ggml.model")
-    if kind is None or kind in ("none", "no_vocab"):
+    if not isinstance(kind, str) or kind in ("none", "no_vocab"):
         return None
     pieces = gguf.get("tokenizer.ggml.tokens")
-    described: dict[str, Any] = {"model": kind, "pieces": 0 if pieces is None else len(pieces)}
+    described: dict[str, Any] = {"model": kind, "pieces": len(pieces) if isinstance(pieces, list) else 0}
     for key in ("bos_token_id", "eos_token_id", "padding_token_id", "unknown_token_id", "add_bos_token"):
         value = gguf.get(f"tokenizer.ggml.{key}")
-        if value is not None:
+        if isinstance(value, int):
             described[key] = value
     described["chat_template"] = gguf.get("tokenizer.chat_template") is not None
     return described

@@ -15,13 +15,14 @@ TokenIds: TypeAlias = Sequence[int] | NDArray[np.integer]
 
 
 def check_ids(ids: TokenIds | Iterable[int], vocab: int, *, name: str = "ids") -> NDArray[np.int32]:
-    """Return ids as int32 [T].
+    """Return a copy of ids as int32 [T].
 
     Raises ValueError naming the first index and value that is not a whole number in [0, vocab).
     """
     if isinstance(ids, str | bytes):
         raise ValueError(f"{name} is text: encode it with the tokenizer first")
-    array = ids if isinstance(ids, np.ndarray) else None
+    # A copy: another thread may write to the caller's array after the check, while the engine reads it.
+    array = np.array(ids) if isinstance(ids, np.ndarray) else None
     if array is None:
         values = list(ids)
         for index, value in enumerate(values):

@@ -144,7 +144,8 @@ class Model:
     @property
     def has_tokenizer(self) -> bool:
         """Whether the file names a tokenizer."""
-        return self.file.get("tokenizer.ggml.model") not in (None, "none", "no_vocab")
+        kind = self.file.get("tokenizer.ggml.model")
+        return kind is not None and not (isinstance(kind, str) and kind in ("none", "no_vocab"))
 
     def metadata(self, key: str, default: Any = None) -> Any:
         """A value of the file's metadata, such as "general.name"."""
@@ -233,7 +234,7 @@ class Model:
         sampling: SamplingParams | Sampler | None = None,
         *,
         max_tokens: int | None = 256,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         session: Session | None = None,
         ignore_eos: bool = False,
         progress: Callable[[int, int], None] | None = None,
@@ -256,7 +257,7 @@ class Model:
         sampling: SamplingParams | Sampler | None = None,
         *,
         max_tokens: int | None = 256,
-        stop: str | Sequence[str] = (),
+        stop: str | Sequence[str] | None = None,
         session: Session | None = None,
         ignore_eos: bool = False,
         progress: Callable[[int, int], None] | None = None,

@@ -14,9 +14,9 @@ class StopStrings:
     the string that is complete first counts, and of two complete at the same character the longer one.
     """
 
-    def __init__(self, stop: str | Sequence[str]) -> None:
-        """Raises ValueError for anything but non-empty strings."""
-        self._stops = (stop,) if isinstance(stop, str) else tuple(stop)
+    def __init__(self, stop: str | Sequence[str] | None) -> None:
+        """None is no stop string. Raises ValueError for anything but non-empty strings."""
+        self._stops = (stop,) if isinstance(stop, str) else tuple(stop or ())
         for index, text in enumerate(self._stops):
             if not isinstance(text, str) or not text:
                 raise ValueError(f"stop[{index}] is {text!r}: a stop string is text that is not empty")

@@ -74,17 +74,17 @@ class Tokenizer:
         gguf = _core.GgufFile(os.fspath(file)) if isinstance(file, str | os.PathLike) else file
         path = gguf.paths[0]
         kind = gguf.get(_KEY + "model")
-        if kind in (None, "none", "no_vocab"):
+        if kind is None or (isinstance(kind, str) and kind in ("none", "no_vocab")):
             raise ModelError(
                 f"{path}: the file holds no tokenizer: use token ids, or convert it with --tokenizer"
             )
-        if kind != "llama":
+        if not isinstance(kind, str) or kind != "llama":
             raise ModelError(f"{path}: {_KEY}model is {kind!r}: only SentencePiece ('llama') is known")
         pieces = gguf.get(_KEY + "tokens")
         if not isinstance(pieces, list) or not pieces:
             raise FormatError(f"{path}: {_KEY}tokens is missing, empty or no array of strings")
-        scores = _numbers(gguf, "scores", len(pieces)).astype(np.float32)
-        types = [int(x) for x in _numbers(gguf, "token_type", len(pieces))]
+        scores = _numbers(gguf, "scores", len(pieces), "iuf").astype(np.float32)
+        types = [int(x) for x in _numbers(gguf, "token_type", len(pieces), "iu")]
         _check_pieces(path, pieces)
         bos, eos, pad = (_optional_id(gguf, f"{name}_token_id") for name in ("bos", "eos", "padding"))
         unk = _optional_id(gguf, "unknown_token_id")
@@ -97,8 +97,8 @@ class Tokenizer:
                 scores,
                 types,
                 SpecialIds(*ids),
-                add_dummy_prefix=bool(gguf.get(_KEY + "add_space_prefix", True)),
-                remove_extra_whitespaces=bool(gguf.get(_KEY + "remove_extra_whitespaces", False)),
+                add_dummy_prefix=_flag(gguf, "add_space_prefix", True),
+                remove_extra_whitespaces=_flag(gguf, "remove_extra_whitespaces", False),
             )
         except ValueError as error:
             raise FormatError(f"{path}: {_KEY}*: {error}") from None
@@ -114,7 +114,7 @@ class Tokenizer:
             eos_id=eos,
             pad_id=pad,
             end_ids=() if end_of_turn is None else (end_of_turn,),
-            add_bos=bool(gguf.get(_KEY + "add_bos_token", False)),
+            add_bos=_flag(gguf, "add_bos_token", False),
         )
 
     def __len__(self) -> int:
@@ -241,11 +241,18 @@ def _load_processor(proto: bytes, source: str) -> sentencepiece.SentencePiecePro
     return processor
 
 
-def _numbers(gguf: _core.GgufFile, name: str, count: int) -> np.ndarray[Any, np.dtype[Any]]:
+def _numbers(gguf: _core.GgufFile, name: str, count: int, kinds: str) -> np.ndarray[Any, np.dtype[Any]]:
     values = gguf.get(_KEY + name)
-    if not isinstance(values, np.ndarray) or values.shape != (count,) or values.dtype.kind not in "iuf":
+    if not isinstance(values, np.ndarray) or values.shape != (count,) or values.dtype.kind not in kinds:
         raise FormatError(f"{gguf.paths[0]}: {_KEY}{name} is missing or is no array of {count} numbers")
     return values
+
+
+def _flag(gguf: _core.GgufFile, name: str, default: bool) -> bool:
+    value = gguf.get(_KEY + name, default)
+    if not isinstance(value, int):
+        raise FormatError(f"{gguf.paths[0]}: {_KEY}{name} is no truth value")
+    return bool(value)
 
 
 def _optional_id(gguf: _core.GgufFile, name: str) -> int | None:

@@ -45,7 +45,7 @@ def quantize(
         str | None,
         typer.Option(
             "--embedding-type",
-            help="Type of the embedding (and output matrix); default: as --type, but q8_0 for q4_0.",
+            help="Type of the embedding (and output matrix); default: as --type, but q8_0 for q4_0, f32 for q8_0.",
             show_default=False,
         ),
     ] = None,

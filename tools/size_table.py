@@ -16,6 +16,8 @@ EXPERTS, ROUTED, WIDTH = 8, 2, 32768
 
 # Values and bytes of a block.
 TYPES = {"q4_0": (32, 18), "q8_0": (32, 34), "f16": (1, 2), "bf16": (1, 2), "f32": (1, 4)}
+# What pygrok-quantize makes of the embedding, where that is not the same.
+EMBEDDING_TYPES = {"q4_0": "q8_0", "q8_0": "f32"}
 KV_TYPES = {"f32": 4, "f16": 2, "bf16": 2}
 
 
@@ -38,14 +40,16 @@ def parameters() -> Parts:
 
 def sizes(name: str) -> tuple[int, int]:
     """Bytes of all weights, and of those that one decoded token touches."""
-    values, width = TYPES[name]
     parts = parameters()
 
-    def stored(count: int) -> int:
+    def stored(count: int, kind: str) -> int:
+        values, width = TYPES[kind]
         return count // values * width
 
-    dense = stored(parts.embedding + parts.attention) + 4 * parts.plain
-    return dense + stored(parts.experts), dense + stored(parts.experts) * ROUTED // EXPERTS
+    embedding = stored(parts.embedding, EMBEDDING_TYPES.get(name, name))
+    dense = embedding + stored(parts.attention, name) + 4 * parts.plain
+    experts = stored(parts.experts, name)
+    return dense + experts, dense + experts * ROUTED // EXPERTS
 
 
 def kv_bytes(width: int, positions: int) -> int:

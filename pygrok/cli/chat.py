@@ -159,8 +159,9 @@ class Talk:
         if timings is not None:
             self._count(timings)
         if self._editing:
-            speed = "" if timings is None else ui.speeds(timings)
-            self.say(f"[{'stopped; ' if stopped else ''}{speed}]")
+            parts = ["stopped"] if stopped else []
+            parts += [] if timings is None else [ui.speeds(timings)]
+            self.say(f"[{'; '.join(parts)}]")
 
     def say(self, text: str) -> None:
         """Print a line of the program's own."""

@@ -93,7 +93,7 @@ def perplexity(
 
     loss = np.concatenate(losses)
     mean = float(loss.mean())
-    value = math.exp(mean)
+    value = math.exp(mean) if mean < 700 else math.inf  # beyond what a float holds
     error_of_mean = float(loss.std(ddof=1)) / math.sqrt(loss.size) if loss.size > 1 else 0.0
     result = {
         "perplexity": value,
