@@ -66,6 +66,9 @@ def load(
     for name, value in (("threads", threads), ("context", context)):
         if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
             raise ValueError(f"{name} is {value!r}: it must be a whole number, 1 or above, or None")
+    for name, text in (("kv_type", kv_type), ("isa", isa), ("activations", activations)):
+        if not isinstance(text, str) and (text is not None or name == "kv_type"):
+            raise ValueError(f"{name} is {text!r}: it must be a name")
     name = os.fspath(default_model_path() if path is None else path)
     engine = _core.Engine(
         name,
@@ -110,7 +113,7 @@ class Model:
         return f"Model({self.path!r}, {state})"
 
     def close(self) -> None:
-        """Let go of the file and the threads. May be called again; a running call is waited for."""
+        """Let go of the file and the threads. May be called again; running calls raise Cancelled."""
         with self._lock:
             engine, self._engine = self._engine, None
             self._file = None

@@ -69,9 +69,9 @@ def convert(
     """Converts an xAI `ckpt-0` directory (or its parent) to one GGUF file that pygrok and llama.cpp load.
 
     src: the checkpoint. dst: the file to write. type: f32, f16, bf16, q8_0 or q4_0; norms and router stay
-    f32. config: JSON file with xAI's field names; default: config.json beside the checkpoint, else Grok-1's
-    own values. tokenizer: a SentencePiece model; default: tokenizer.model beside or above the checkpoint.
-    With none, or no_tokenizer, the file takes and gives token ids only, and a notice says so.
+    f32. config: JSON file with xAI's field names; default: Grok-1's own values if the shapes are Grok-1's,
+    else config.json beside the checkpoint. tokenizer: a SentencePiece model; default: tokenizer.model beside
+    or above the checkpoint. With none, or no_tokenizer, the file takes and gives token ids only, and a notice says so.
     embedding_type: type of the embedding, which is the output matrix too; default: `type`, but q8_0 for q4_0, and f32
     for q8_0: the released int8 weights fit q8_0 exactly, so that the file loses nothing.
     threads: default: all available. force: overwrite dst. dry_run: check and plan, write nothing.

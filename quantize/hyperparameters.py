@@ -89,13 +89,17 @@ def find_config(checkpoint: Checkpoint) -> Path | None:
 
 
 def resolve_hyperparameters(checkpoint: Checkpoint, config: str | Path | None = None) -> Hyperparameters:
-    """From `config`, else config.json beside the checkpoint, else Grok-1's own if the shapes are Grok-1's.
+    """From `config`, else Grok-1's own if the shapes are Grok-1's, else from config.json beside the checkpoint.
 
     Raises FormatError if the config is damaged or contradicts the shapes, or if nothing tells the
     hyperparameters; OSError if `config` cannot be read.
     """
-    path = Path(config) if config is not None else find_config(checkpoint)
     shapes = checkpoint.dimensions
+    # Any number of layers: a prefix of Grok-1 has its hyperparameters too.
+    grok_1 = Hyperparameters(**{**GROK_1.__dict__, "layers": shapes.layers})
+    if config is None and grok_1.dimensions == shapes:
+        return grok_1
+    path = Path(config) if config is not None else find_config(checkpoint)
     if path is not None:
         found = _read_config(path)
         problems = _differences(found.dimensions, shapes)
@@ -103,10 +107,6 @@ def resolve_hyperparameters(checkpoint: Checkpoint, config: str | Path | None = 
             raise FormatError(f"{path}: does not describe {checkpoint.directory}: {'; '.join(problems)}")
         return found
 
-    # Any number of layers: a prefix of Grok-1 has its hyperparameters too.
-    grok_1 = Hyperparameters(**{**GROK_1.__dict__, "layers": shapes.layers})
-    if grok_1.dimensions == shapes:
-        return grok_1
     known = ", ".join(f"{name} {value}" for name, value in shapes.__dict__.items())
     raise FormatError(
         f"{checkpoint.directory}: the shapes are not Grok-1's ({known}) and do not tell the number of "

@@ -138,6 +138,60 @@ def test_forked_child_is_refused_clearly(model: pygrok.Model) -> None:
     assert child.returncode == 0, out + err
 
 
+@pytest.mark.parametrize("ending", ["model.close()", "del model", "sys.exit(0)", "os._exit(0)"])
+def test_forked_child_lets_go_of_the_model(model: pygrok.Model, ending: str) -> None:
+    child = run_script(
+        """
+        import os, signal, sys, threading, warnings, numpy as np, pygrok
+        warnings.simplefilter("ignore")
+        model = pygrok.load(sys.argv[1], threads=2, isa="scalar")
+        session = model.session()
+        prompt = np.zeros(model.context - 10, np.int32)
+        def work():
+            try:
+                session.feed(prompt)
+            except pygrok.Cancelled:
+                pass
+        thread = threading.Thread(target=work)
+        thread.start()
+        pid = os.fork()
+        if pid == 0:
+            signal.alarm(20)
+            try:
+                session.feed([1])
+                os._exit(3)
+            except pygrok.ModelError:
+                pass
+            exec(sys.argv[2])
+            os._exit(0)
+        status = os.waitpid(pid, 0)[1]
+        model.cancel()
+        thread.join()
+        print(status)
+        """,
+        model.path,
+        ending,
+    )
+    out, err = child.communicate(timeout=60)
+    assert child.returncode == 0, out + err
+    assert out == "0\n", err
+
+
+def test_looking_at_a_session_does_not_wait(tiny_models: dict[str, Path]) -> None:
+    with pygrok.load(tiny_models["q8_0"], isa="scalar", threads=1) as model:
+        busy, other = model.session(), model.session()
+        other.feed([1, 2, 3])
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(busy.feed, long_prompt(model))
+            time.sleep(0.1)
+            assert other.ids == (1, 2, 3)
+            assert "position=3" in repr(other)
+            assert not running.done()
+            model.cancel()
+            with pytest.raises(pygrok.Cancelled):
+                running.result(timeout=60)
+
+
 def test_threads_stay_within_affinity(model: pygrok.Model) -> None:
     cpus = os.sched_getaffinity(0)
     child = run_script(

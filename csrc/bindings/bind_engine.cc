@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "bindings/bind_gguf.h"
 #include "model/engine.h"
 #include "util/cpus.h"
 
@@ -109,23 +110,37 @@ void BindEngine(py::module_& m) {
       .def_property_readonly("position", &Session::position)
       .def_property_readonly("ids",
                              [](const Session& session) {
-                               std::vector<int32_t> ids;
-                               {
-                                 py::gil_scoped_release release;
-                                 ids = session.ids();
-                               }
+                               const std::vector<int32_t> ids = session.ids();
                                return py::array_t<int32_t>(static_cast<py::ssize_t>(ids.size()), ids.data());
                              })
-      .def_property_readonly("kv_bytes", py::cpp_function(&Session::kv_bytes, Release()))
-      .def("rewind", &Session::Rewind, py::arg("position"), Release())
-      .def("fork", &Session::Fork, Release())
-      .def("save", &Session::Save, py::arg("path"), Release())
-      .def("restore", &Session::Restore, py::arg("path"), Release())
+      .def_property_readonly("kv_bytes", &Session::kv_bytes)
+      .def(
+          "rewind", [](Session& s, size_t position) { s.Rewind(position, SignalPoll()); },
+          py::arg("position"), Release())
+      .def(
+          "fork", [](const Session& s) { return s.Fork(SignalPoll()); }, Release())
+      .def(
+          "save",
+          [](const Session& s, const py::object& path_like) {
+            const std::string path = FsPath(path_like);
+            py::gil_scoped_release release;
+            s.Save(path, SignalPoll());
+          },
+          py::arg("path"))
+      .def(
+          "restore",
+          [](Session& s, const py::object& path_like) {
+            const std::string path = FsPath(path_like);
+            py::gil_scoped_release release;
+            s.Restore(path, SignalPoll());
+          },
+          py::arg("path"))
       .def("cancel", &Session::Cancel);
 
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
-      .def(py::init([](const std::string& path, int threads, size_t context, const std::string& kv_type,
+      .def(py::init([](const py::object& path_like, int threads, size_t context, const std::string& kv_type,
                        size_t memory_limit, const std::string& isa, const std::string& activations) {
+             const std::string path = FsPath(path_like);
              py::gil_scoped_release release;
              return std::make_shared<Engine>(
                  path, EngineOptions{threads, context, kv_type, memory_limit, isa, activations});

@@ -66,7 +66,8 @@ Compute::Compute(const KernelTable& kernels, ThreadPool& pool, MemoryLedger* led
       pool_(pool),
       ledger_(ledger),
       precision_(precision),
-      scratch_(static_cast<size_t>(pool.size()) * kScratchBytes),
+      scratch_(ledger),
+      scratch_data_(scratch_.Get(static_cast<size_t>(pool.size()) * kScratchBytes)),
       parts_(ledger) {}
 
 Form Compute::FormOf(const Matrix& m) const {

@@ -127,14 +127,15 @@ class Compute {
   void ForRows(size_t rows, size_t work, const std::function<void(size_t)>& body);
 
   // The worker's kScratchBytes.
-  std::byte* scratch(size_t worker) { return scratch_.data() + worker * kScratchBytes; }
+  std::byte* scratch(size_t worker) { return scratch_data_ + worker * kScratchBytes; }
 
  private:
   const KernelTable& kernels_;
   ThreadPool& pool_;
   MemoryLedger* ledger_;
   const Precision precision_;
-  AlignedBuffer<std::byte> scratch_;
+  Buffer<std::byte> scratch_;
+  std::byte* scratch_data_;
   Buffer<float> parts_;  // [workers] of products with the parts of rows, before they are added
 };
 

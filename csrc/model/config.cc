@@ -3,6 +3,7 @@
 #include <cmath>
 #include <string>
 
+#include "io/text.h"
 #include "kernels/kernel_table.h"
 #include "util/error.h"
 
@@ -48,7 +49,7 @@ void Require(const Gguf& file, bool condition, const std::string& message) {
 Config ReadConfig(const Gguf& file) {
   const std::string architecture(file.GetString("general.architecture"));
   Require(file, architecture == "grok",
-          "architecture is '" + architecture + "'; pygrok runs 'grok' (Grok-1) files only");
+          "architecture is '" + Printable(architecture) + "'; pygrok runs 'grok' (Grok-1) files only");
 
   Config c;
   c.layers = Dimension(file, "block_count");

@@ -8,6 +8,7 @@
 #include "kernels/registry.h"
 #include "util/cpus.h"
 #include "util/error.h"
+#include "util/fork.h"
 
 namespace pygrok {
 namespace {
@@ -34,7 +35,9 @@ size_t ChooseContext(size_t wanted, const Config& config) {
 }  // namespace
 
 Engine::Engine(const std::string& path, const EngineOptions& options)
-    : kernels_(SelectTable(options.isa)), ledger_(std::make_shared<MemoryLedger>(options.memory_limit)) {
+    : pid_(getpid()),
+      kernels_(SelectTable(options.isa)),
+      ledger_(std::make_shared<MemoryLedger>(options.memory_limit)) {
   const KvType kv_type = ParseKvType(options.kv_type);
   const Precision precision = ParsePrecision(options.activations);
   threads_ = ChooseThreads(options.threads);
@@ -52,13 +55,18 @@ std::shared_ptr<Session> Engine::NewSession() {
   return std::make_shared<Session>(shared_from_this(), KvCache(layout_, ledger_));
 }
 
-void Engine::RequireOpen() const {
+Engine::Lock Engine::Acquire(const Poll& poll) {
+  RefuseForked(pid_);  // a lock that was held during the fork stays held for ever
+  Lock lock(mutex_, std::defer_lock);
+  while (!lock.try_lock_for(kPollInterval)) poll();
   if (!file_) throw ModelError("the model is closed");
+  return lock;
 }
 
 void Engine::Close() {
   Cancel();
-  Lock lock(mutex_);
+  Lock lock(mutex_, std::defer_lock);
+  if (getpid() == pid_) lock.lock();  // in a forked child nothing else runs
   forward_.reset();
   compute_.reset();
   pool_.reset();
@@ -88,7 +96,7 @@ void Engine::Check(const std::vector<Request>& requests) const {
   }
 }
 
-void Engine::Feed(const std::vector<Request>& requests, const std::function<void()>& poll) {
+void Engine::Feed(const std::vector<Request>& requests, const Poll& poll) {
   // A cancellation is a change of an epoch since the call began: none can be missed, none lingers.
   const uint64_t engine_epoch = cancel_epoch_.load();
   std::vector<uint64_t> epochs;
@@ -102,9 +110,7 @@ void Engine::Feed(const std::vector<Request>& requests, const std::function<void
     poll();
   };
 
-  Lock lock(mutex_, std::defer_lock);
-  while (!lock.try_lock_for(kPollInterval)) checked_poll();
-  RequireOpen();
+  const Lock lock = Acquire(checked_poll);
   Check(requests);
   try {
     for (const Request& request : requests) request.session->cache_.Reserve(request.ids.size());
@@ -116,7 +122,7 @@ void Engine::Feed(const std::vector<Request>& requests, const std::function<void
   for (const Request& request : requests) request.session->cache_.Advance(request.ids);
 }
 
-void Engine::RunBatches(const std::vector<Request>& requests, const std::function<void()>& poll) {
+void Engine::RunBatches(const std::vector<Request>& requests, const Poll& poll) {
   std::vector<int32_t> ids;
   std::vector<Segment> segments;
   std::vector<RowOutput> outputs;

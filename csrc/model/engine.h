@@ -20,29 +20,32 @@ struct EngineOptions {
   std::string kv_type = "f16";
   size_t memory_limit = 0;  // bytes for KV caches and working buffers; 0 = no limit
   std::string isa;          // empty = $PYGROK_ISA or the best
-  std::string activations;  // "int8", "int16", or empty = by weight type, see Precision
+  std::string activations;  // "int8", "int16", "int24", or empty = by type, see Precision
 };
 
 class Engine;
 
-// A sequence of tokens and its cache. All methods may be called from any thread; they wait for a running
-// call.
+// Called often while a call waits or computes; what it throws ends the call.
+using Poll = std::function<void()>;
+
+// A sequence of tokens and its cache. All methods may be called from any thread. Those that take a `poll`
+// wait for a running call, and throw ModelError in a forked child or when the engine is closed.
 class Session {
  public:
   Session(std::shared_ptr<Engine> engine, const KvCache& cache) : engine_(std::move(engine)), cache_(cache) {}
 
-  size_t position() const { return cache_.position(); }  // does not wait
-  std::vector<int32_t> ids() const;
-  size_t kv_bytes() const;
+  size_t position() const { return cache_.position(); }
+  std::vector<int32_t> ids() const { return cache_.ids(); }
+  size_t kv_bytes() const { return cache_.bytes(); }
   // Forgets all positions from `position` on. Throws std::invalid_argument beyond the current one.
-  void Rewind(size_t position);
+  void Rewind(size_t position, const Poll& poll);
   // A session with the same past, sharing its blocks.
-  std::shared_ptr<Session> Fork() const;
+  std::shared_ptr<Session> Fork(const Poll& poll) const;
   // Writes beside `path`, then renames. Throws std::system_error.
-  void Save(const std::string& path) const;
+  void Save(const std::string& path, const Poll& poll) const;
   // Replaces the past by a saved one. Throws FormatError (and keeps the old past) if the file is damaged or
   // of another model or kv_type.
-  void Restore(const std::string& path);
+  void Restore(const std::string& path, const Poll& poll);
   // The call that is running on this session, or waiting to, throws Cancelled.
   void Cancel() { ++cancel_epoch_; }
 
@@ -78,12 +81,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
   // Appends each request's ids to its session, all in one ragged forward. `poll` is called often and may
   // throw. On any exception no session has changed. Throws std::invalid_argument, ContextOverflow,
   // MemoryLimit, Cancelled.
-  void Feed(const std::vector<Request>& requests, const std::function<void()>& poll);
+  void Feed(const std::vector<Request>& requests, const Poll& poll);
 
   // Calls that are running or waiting throw Cancelled.
   void Cancel() { ++cancel_epoch_; }
 
-  // Waits for a running call, then lets go of the file and the threads; using the engine later throws
+  // Cancels running calls, then lets go of the file and the threads; using the engine later throws
   // ModelError.
   void Close();
 
@@ -92,10 +95,12 @@ class Engine : public std::enable_shared_from_this<Engine> {
   using Lock = std::unique_lock<std::timed_mutex>;
 
   void Check(const std::vector<Request>& requests) const;
-  void RunBatches(const std::vector<Request>& requests, const std::function<void()>& poll);
-  void RequireOpen() const;
+  void RunBatches(const std::vector<Request>& requests, const Poll& poll);
+  // Takes the lock and makes sure that the engine is open and not a forked copy.
+  Lock Acquire(const Poll& poll);
   uint64_t Fingerprint() const;  // of the model, for saved sessions
 
+  const int pid_;
   std::unique_ptr<Gguf> file_;
   const KernelTable& kernels_;
   Config config_;

@@ -46,8 +46,7 @@ void ForwardPass::Run(const std::vector<int32_t>& ids, const std::vector<Segment
     }
     Layer(i, segments, rows, n, h);
   }
-  poll();
-  Output(outputs, h);
+  Output(outputs, h, poll);
 }
 
 void ForwardPass::Embed(const std::vector<int32_t>& ids, float* h) {
@@ -103,10 +102,12 @@ void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, cons
   AddNormed(branch, layer.output_norm, n, h);
 }
 
-void ForwardPass::Output(const std::vector<RowOutput>& outputs, const float* h) {
+void ForwardPass::Output(const std::vector<RowOutput>& outputs, const float* h,
+                         const std::function<void()>& poll) {
   const size_t embedding = config_.embedding;
   const size_t vocab = config_.vocab;
   for (size_t first = 0; first < outputs.size(); first += kLogitRows) {
+    poll();
     const size_t n = std::min(kLogitRows, outputs.size() - first);
     float* normed = normed_.Get(n * embedding);
     NormRows(h + first * embedding, weights_.output_norm, n, normed);

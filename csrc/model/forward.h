@@ -37,7 +37,7 @@ class ForwardPass {
   // h [all_rows][embedding] in, [rows.size()][embedding] out: only `rows` go past the keys and values.
   void Layer(size_t index, const std::vector<Segment>& segments, const std::vector<size_t>& rows,
              size_t all_rows, float* h);
-  void Output(const std::vector<RowOutput>& outputs, const float* h);
+  void Output(const std::vector<RowOutput>& outputs, const float* h, const std::function<void()>& poll);
   void NormRows(const float* x, const float* scale, size_t n, float* out);
   // h += norm(x)
   void AddNormed(float* x, const float* scale, size_t n, float* h);

@@ -38,6 +38,19 @@ KvBlock::KvBlock(size_t bytes, std::shared_ptr<MemoryLedger> ledger)
 
 KvBlock::~KvBlock() { ledger_->Release(bytes_); }
 
+KvCache::KvCache(const KvCache& other)
+    : layout_(other.layout_),
+      ledger_(other.ledger_),
+      blocks_(other.blocks_),
+      block_count_(other.blocks_.size()),
+      ids_(other.ids()),
+      position_(other.position()) {}
+
+std::vector<int32_t> KvCache::ids() const {
+  std::lock_guard lock(ids_mutex_);
+  return ids_;
+}
+
 void KvCache::Reserve(size_t count) {
   if (count == 0) return;
   const size_t begin = position();
@@ -53,20 +66,25 @@ void KvCache::Reserve(size_t count) {
 }
 
 void KvCache::Advance(std::span<const int32_t> ids) {
+  std::lock_guard lock(ids_mutex_);
   ids_.insert(ids_.end(), ids.begin(), ids.end());
   position_ = ids_.size();
 }
 
 void KvCache::Swap(KvCache& other) {
+  std::scoped_lock lock(ids_mutex_, other.ids_mutex_);
   blocks_.swap(other.blocks_);
+  other.block_count_ = block_count_.exchange(other.block_count_.load());
   ids_.swap(other.ids_);
   other.position_ = position_.exchange(other.position());
 }
 
 void KvCache::Rewind(size_t position) {
+  std::lock_guard lock(ids_mutex_);
   ids_.resize(position);
   position_ = position;
   blocks_.resize((position + kKvBlockPositions - 1) / kKvBlockPositions);
+  block_count_ = blocks_.size();
 }
 
 }  // namespace pygrok

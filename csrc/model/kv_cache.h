@@ -5,6 +5,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <span>
 #include <string>
 #include <vector>
@@ -46,7 +47,6 @@ class KvBlock {
   KvBlock& operator=(const KvBlock&) = delete;
 
   std::byte* data() const { return data_.data(); }
-  size_t bytes() const { return bytes_; }
 
  private:
   const size_t bytes_;
@@ -54,23 +54,19 @@ class KvBlock {
   AlignedBuffer<std::byte> data_;
 };
 
-// One sequence: its tokens and their cache. Not thread-safe but for position(); the engine serializes.
+// One sequence: its tokens and their cache. The engine serializes calls; only position(), ids() and bytes()
+// may be called at any time.
 class KvCache {
  public:
   KvCache(const KvLayout& layout, std::shared_ptr<MemoryLedger> ledger)
       : layout_(layout), ledger_(std::move(ledger)) {}
-  KvCache(const KvCache& other)  // shares all blocks
-      : layout_(other.layout_),
-        ledger_(other.ledger_),
-        blocks_(other.blocks_),
-        ids_(other.ids_),
-        position_(other.position()) {}
+  KvCache(const KvCache& other);  // shares all blocks
   KvCache& operator=(const KvCache&) = delete;
 
   const KvLayout& layout() const { return layout_; }
   size_t position() const { return position_.load(); }
-  const std::vector<int32_t>& ids() const { return ids_; }  // [position]
-  size_t bytes() const { return blocks_.size() * layout_.block_bytes(); }
+  std::vector<int32_t> ids() const;  // [position]
+  size_t bytes() const { return block_count_.load() * layout_.block_bytes(); }
   std::byte* block(size_t index) const { return blocks_[index]->data(); }
 
   // Makes positions [position, position + count) writable: allocates blocks, copies a shared one. On an
@@ -87,6 +83,8 @@ class KvCache {
   const KvLayout layout_;
   const std::shared_ptr<MemoryLedger> ledger_;
   std::vector<std::shared_ptr<KvBlock>> blocks_;
+  std::atomic<size_t> block_count_{0};  // blocks_.size()
+  mutable std::mutex ids_mutex_;
   std::vector<int32_t> ids_;
   std::atomic<size_t> position_{0};  // ids_.size(), for readers that do not wait
 };

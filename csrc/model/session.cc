@@ -83,18 +83,8 @@ uint64_t Engine::Fingerprint() const {
   return sum.value();
 }
 
-std::vector<int32_t> Session::ids() const {
-  Engine::Lock lock(engine_->mutex_);
-  return cache_.ids();
-}
-
-size_t Session::kv_bytes() const {
-  Engine::Lock lock(engine_->mutex_);
-  return cache_.bytes();
-}
-
-void Session::Rewind(size_t position) {
-  Engine::Lock lock(engine_->mutex_);
+void Session::Rewind(size_t position, const Poll& poll) {
+  const Engine::Lock lock = engine_->Acquire(poll);
   if (position > cache_.position()) {
     throw std::invalid_argument("cannot rewind to position " + std::to_string(position) +
                                 ", the session is at " + std::to_string(cache_.position()));
@@ -102,16 +92,15 @@ void Session::Rewind(size_t position) {
   cache_.Rewind(position);
 }
 
-std::shared_ptr<Session> Session::Fork() const {
-  Engine::Lock lock(engine_->mutex_);
+std::shared_ptr<Session> Session::Fork(const Poll& poll) const {
+  const Engine::Lock lock = engine_->Acquire(poll);
   return std::make_shared<Session>(engine_, cache_);
 }
 
-void Session::Save(const std::string& path) const {
-  Engine::Lock lock(engine_->mutex_);
-  engine_->RequireOpen();
+void Session::Save(const std::string& path, const Poll& poll) const {
+  const Engine::Lock lock = engine_->Acquire(poll);
   const size_t position = cache_.position();
-  const std::vector<int32_t>& ids = cache_.ids();
+  const std::vector<int32_t> ids = cache_.ids();
   Checksum sum;
   sum.Add(ids.data(), ids.size() * sizeof(int32_t));
   ForEachRun(cache_, position, [&](const std::byte* data, size_t bytes) { sum.Add(data, bytes); });
@@ -127,9 +116,8 @@ void Session::Save(const std::string& path) const {
   file.Commit();
 }
 
-void Session::Restore(const std::string& path) {
-  Engine::Lock lock(engine_->mutex_);
-  engine_->RequireOpen();
+void Session::Restore(const std::string& path, const Poll& poll) {
+  const Engine::Lock lock = engine_->Acquire(poll);
   const MappedFile file(path);
   auto require = [&](bool condition, const std::string& message) {
     if (!condition) throw FormatError(path + ": " + message);
@@ -168,6 +156,10 @@ void Session::Restore(const std::string& path) {
     from += bytes;
   });
   require(sum.value() == header.checksum, "damaged: the checksum does not match");
+  for (const int32_t id : ids) {
+    require(id >= 0 && static_cast<size_t>(id) < engine_->config().vocab,
+            "damaged: token " + std::to_string(id) + " is not in the vocabulary");
+  }
   restored.Advance(ids);
   cache_.Swap(restored);
 }

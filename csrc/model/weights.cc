@@ -5,6 +5,7 @@
 #include <string>
 #include <unordered_set>
 
+#include "io/text.h"
 #include "util/error.h"
 
 namespace pygrok {
@@ -38,11 +39,11 @@ class Finder {
     const GgufTensor* tensor = Find(names, {size});
     if (tensor == nullptr) return nullptr;
     if (tensor->type != TensorType::kF32) {
-      problems_.push_back(tensor->name + " is " + InfoOf(tensor->type).name + ", expected f32");
+      problems_.push_back(Printable(tensor->name) + " is " + InfoOf(tensor->type).name + ", expected f32");
       return nullptr;
     }
     if (reinterpret_cast<uintptr_t>(tensor->data) % alignof(float) != 0) {
-      problems_.push_back(tensor->name + " is not aligned to 4 bytes in the file");
+      problems_.push_back(Printable(tensor->name) + " is not aligned to 4 bytes in the file");
       return nullptr;
     }
     return reinterpret_cast<const float*>(tensor->data);
@@ -57,7 +58,7 @@ class Finder {
     if (tensor == nullptr || tensor->shape != shape) return {};  // index 0 has complained
     if (kernels_.of(tensor->type).matmul == nullptr) {
       if (index == 0) {
-        problems_.push_back(tensor->name + " has type " + InfoOf(tensor->type).name +
+        problems_.push_back(Printable(tensor->name) + " has type " + InfoOf(tensor->type).name +
                             ", which this engine cannot run");
       }
       return {};
@@ -72,7 +73,7 @@ class Finder {
     for (const GgufTensor& tensor : file_.tensors()) {
       // Frequencies some converters store; Grok-1's follow from rope.freq_base.
       if (tensor.name == "rope_freqs.weight" || used_.count(&tensor)) continue;
-      problems_.push_back(tensor.name + " is not part of Grok-1");
+      problems_.push_back(Printable(tensor.name) + " is not part of Grok-1");
     }
     if (problems_.empty()) return;
     std::string message = "the tensors are not those of the Grok-1 that the metadata describes: ";
@@ -93,7 +94,7 @@ class Finder {
       return nullptr;
     }
     if (tensor->shape != shape) {
-      problems_.push_back(tensor->name + " has shape " + ShapeText(tensor->shape) + ", expected " +
+      problems_.push_back(Printable(tensor->name) + " has shape " + ShapeText(tensor->shape) + ", expected " +
                           ShapeText(shape));
       return nullptr;
     }

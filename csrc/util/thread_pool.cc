@@ -2,9 +2,9 @@
 
 #include <unistd.h>
 
-#include <string>
+#include <algorithm>
 
-#include "util/error.h"
+#include "util/fork.h"
 
 namespace pygrok {
 namespace {
@@ -23,97 +23,97 @@ inline void Pause() {
 
 }  // namespace
 
-ThreadPool::ThreadPool(int threads) : pid_(getpid()) {
+ThreadPool::ThreadPool(int threads)
+    : threads_(std::max(1, threads)), pid_(getpid()), shared_(std::make_unique<Shared>()) {
   try {
-    for (int i = 1; i < threads; ++i) workers_.emplace_back([this, i] { Work(static_cast<size_t>(i)); });
-  } catch (...) {
-    // The destructor does not run for an object that was never made.
-    {
-      std::lock_guard lock(mutex_);
-      stop_ = true;
+    for (int i = 1; i < threads_; ++i) {
+      shared_->workers.emplace_back([shared = shared_.get(), i] { Work(*shared, static_cast<size_t>(i)); });
     }
-    wake_.notify_all();
-    for (std::thread& worker : workers_) worker.join();
+  } catch (...) {
+    Stop(*shared_);  // the destructor does not run for an object that was never made
     throw;
   }
 }
 
 ThreadPool::~ThreadPool() {
-  if (getpid() != pid_) {
-    for (std::thread& worker : workers_) worker.detach();  // they exist in the parent only
-    return;
+  if (getpid() == pid_) {
+    Stop(*shared_);
+  } else {
+    (void)shared_.release();
   }
+}
+
+void ThreadPool::Stop(Shared& shared) {
   {
-    std::lock_guard lock(mutex_);
-    stop_ = true;
+    std::lock_guard lock(shared.mutex);
+    shared.stop = true;
   }
-  wake_.notify_all();
-  for (std::thread& worker : workers_) worker.join();
+  shared.wake.notify_all();
+  for (std::thread& worker : shared.workers) worker.join();
 }
 
 void ThreadPool::Run(size_t count, const Body& body) {
-  if (workers_.empty() || count <= 1) {
+  if (threads_ == 1 || count <= 1) {
     for (size_t i = 0; i < count; ++i) body(i, 0);
     return;
   }
-  if (getpid() != pid_) {
-    throw ModelError(
-        "this model was loaded before a fork and its threads stayed behind: load it in the child");
-  }
-  count_ = count;
-  body_ = &body;
-  error_ = nullptr;
-  next_ = 0;
-  open_ = true;
+  RefuseForked(pid_);
+  Shared& shared = *shared_;
+  shared.count = count;
+  shared.body = &body;
+  shared.error = nullptr;
+  shared.next = 0;
+  shared.open = true;
   {
-    std::lock_guard lock(mutex_);
-    ++round_;
+    std::lock_guard lock(shared.mutex);
+    ++shared.round;
   }
-  wake_.notify_all();
-  Drain(0);
+  shared.wake.notify_all();
+  Drain(shared, 0);
   // A worker first counts itself in, then looks whether the round is open; we close it, then look at the
   // count. So either it sees the door closed or we see it inside, and a worker that is still asleep is not
   // waited for.
-  open_ = false;
-  for (int spins = 0; inside_.load() != 0; ++spins) {
+  shared.open = false;
+  for (int spins = 0; shared.inside.load() != 0; ++spins) {
     if (spins < kSpins) {
       Pause();
     } else {
       std::this_thread::yield();
     }
   }
-  if (error_) {
+  if (shared.error) {
     std::exception_ptr error;
-    std::swap(error, error_);
+    std::swap(error, shared.error);
     std::rethrow_exception(error);
   }
 }
 
-void ThreadPool::Drain(size_t worker) {
-  for (size_t i = next_.fetch_add(1); i < count_; i = next_.fetch_add(1)) {
+void ThreadPool::Drain(Shared& shared, size_t worker) {
+  for (size_t i = shared.next.fetch_add(1); i < shared.count; i = shared.next.fetch_add(1)) {
     try {
-      (*body_)(i, worker);
+      (*shared.body)(i, worker);
     } catch (...) {
-      std::lock_guard lock(mutex_);
-      if (!error_) error_ = std::current_exception();
-      next_ = count_;
+      std::lock_guard lock(shared.mutex);
+      if (!shared.error) shared.error = std::current_exception();
+      shared.next = shared.count;
     }
   }
 }
 
-void ThreadPool::Work(size_t worker) {
+void ThreadPool::Work(Shared& shared, size_t worker) {
   uint64_t seen = 0;
+  auto called = [&] { return shared.round.load() != seen || shared.stop.load(); };
   while (true) {
-    for (int spins = 0; round_.load() == seen && !stop_.load() && spins < kSpins; ++spins) Pause();
-    if (round_.load() == seen && !stop_.load()) {
-      std::unique_lock lock(mutex_);
-      wake_.wait(lock, [&] { return round_.load() != seen || stop_.load(); });
+    for (int spins = 0; !called() && spins < kSpins; ++spins) Pause();
+    if (!called()) {
+      std::unique_lock lock(shared.mutex);
+      shared.wake.wait(lock, called);
     }
-    if (stop_.load()) return;
-    seen = round_.load();
-    ++inside_;
-    if (open_.load()) Drain(worker);
-    --inside_;
+    if (shared.stop.load()) return;
+    seen = shared.round.load();
+    ++shared.inside;
+    if (shared.open.load()) Drain(shared, worker);
+    --shared.inside;
   }
 }
 

@@ -7,6 +7,7 @@
 #include <cstdint>
 #include <exception>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <thread>
 #include <vector>
@@ -21,7 +22,7 @@ class ThreadPool {
   ThreadPool(const ThreadPool&) = delete;
   ThreadPool& operator=(const ThreadPool&) = delete;
 
-  int size() const { return static_cast<int>(workers_.size()) + 1; }
+  int size() const { return threads_; }
 
   // Calls body(index, worker) once for every index below `count`, worker < size(), and returns when all are
   // done. Indices are handed out one by one in rising order, so a slow core holds nobody up; which worker
@@ -32,22 +33,29 @@ class ThreadPool {
   void Run(size_t count, const Body& body);
 
  private:
-  void Work(size_t worker);
-  void Drain(size_t worker);
+  // What workers touch. On the heap, since a forked child must leave it alone: it can neither join threads
+  // nor destroy a condition variable that others wait for, which exist in the parent only.
+  struct Shared {
+    std::vector<std::thread> workers;
+    std::mutex mutex;
+    std::condition_variable wake;
+    std::atomic<bool> stop{false};
+    std::atomic<uint64_t> round{0};  // number of the latest round; a change wakes the workers
+    std::atomic<bool> open{false};   // the round takes workers in
+    std::atomic<int> inside{0};      // workers that have entered and not left
+    std::atomic<size_t> next{0};
+    size_t count = 0;
+    const Body* body = nullptr;
+    std::exception_ptr error;
+  };
 
-  std::vector<std::thread> workers_;
+  static void Work(Shared& shared, size_t worker);
+  static void Drain(Shared& shared, size_t worker);
+  static void Stop(Shared& shared);
+
+  const int threads_;
   const int pid_;
-
-  std::mutex mutex_;
-  std::condition_variable wake_;
-  std::atomic<bool> stop_{false};
-  std::atomic<uint64_t> round_{0};  // number of the latest round; a change wakes the workers
-  std::atomic<bool> open_{false};   // the round takes workers in
-  std::atomic<int> inside_{0};      // workers that have entered and not left
-  std::atomic<size_t> next_{0};
-  size_t count_ = 0;
-  const Body* body_ = nullptr;
-  std::exception_ptr error_;
+  std::unique_ptr<Shared> shared_;
 };
 
 }  // namespace pygrok
