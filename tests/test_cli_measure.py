@@ -97,6 +97,17 @@ def test_perplexity_checks_its_windows(
     assert_one_line(err, part)
 
 
+def test_perplexity_of_the_packages_model(tmp_path: Path) -> None:
+    file = tmp_path / "text.txt"
+    file.write_text("In the beginning God created the heaven and the earth.", encoding="utf-8")
+    code, out, err = outcome("perplexity", file)
+    assert (code, err) == (0, "")
+    assert out.startswith("perplexity ")
+    code, _, err = outcome("perplexity", file, file, file)
+    assert code == 2
+    assert "expected [MODEL] FILE" in err
+
+
 def test_perplexity_needs_two_tokens(tiny_model: Path, tmp_path: Path) -> None:
     file = tmp_path / "empty.txt"
     file.touch()

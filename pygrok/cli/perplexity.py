@@ -35,8 +35,14 @@ def windows(count: int, window: int, stride: int) -> Iterator[tuple[int, int, in
 @with_options
 def perplexity(
     *,
-    model: Annotated[Path, typer.Argument(metavar="MODEL", help="GGUF file.")],
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="Text file, UTF-8.")],
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[MODEL] FILE",
+            help="GGUF file (default: the model in the package) and text file, UTF-8.",
+            show_default=False,
+        ),
+    ],
     window: Annotated[
         int | None,
         typer.Option(
@@ -65,6 +71,9 @@ def perplexity(
     """
     import numpy as np
 
+    if len(files) > 2:
+        raise UsageError(f"{len(files)} files given; expected [MODEL] FILE")
+    model, file = (files[0] if len(files) == 2 else None), files[-1]
     text = read_text(file)
     with run.load(model) as loaded:
         ids = loaded.tokenizer.encode(text)[:max_tokens]
