@@ -65,7 +65,7 @@ def test_version() -> None:
         (["generate", "-p", "a", "--temperature", "-1"], "temperature"),
         (["generate", "-p", "a", "--top-p", "1.5"], "top_p"),
         (["generate", "-p", "a", "--threads", "0"], "--threads"),
-        (["perplexity", "model.gguf"], "FILE"),
+        (["perplexity"], "FILE"),
     ],
 )
 def test_wrong_use_is_one_line_and_2(arguments: list[str], part: str) -> None:

@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -173,7 +173,8 @@ class SamplingOptions:
 
 def with_options(function: Callable[..., None]) -> Callable[..., None]:
     """A command whose dataclass parameters are spread over the command line, in their order."""
-    hints = get_type_hints(function, include_extras=True)
+    # Not get_type_hints: before Python 3.11 it wraps the annotation of a parameter that defaults to None in Optional.
+    hints = inspect.get_annotations(function, eval_str=True)
     groups: dict[str, type] = {}
     parameters: list[inspect.Parameter] = []
     for name, parameter in inspect.signature(function).parameters.items():
@@ -181,7 +182,7 @@ def with_options(function: Callable[..., None]) -> Callable[..., None]:
             parameters.append(parameter.replace(annotation=hints[name], kind=inspect.Parameter.KEYWORD_ONLY))
             continue
         groups[name] = hints[name]
-        members = get_type_hints(hints[name], include_extras=True)
+        members = inspect.get_annotations(hints[name], eval_str=True)
         parameters += [
             inspect.Parameter(
                 f.name, inspect.Parameter.KEYWORD_ONLY, default=f.default, annotation=members[f.name]
