@@ -31,7 +31,7 @@ def normalised(text: str) -> str:
 
 
 def trainable(topic: Topic, fact: Fact, text: str) -> bool:
-    """Whether a question that training may ask about the fact reads like ``text``, give or take case and marks.
+    """Whether a question of training about the fact reads like ``text``, give or take case and marks.
 
     Different wordings can make the same sentence: "What is" before one, "the capital of" inside another.
     """
