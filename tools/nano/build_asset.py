@@ -35,6 +35,8 @@ def recipe(log: Path) -> dict[str, Any]:
     """What the training log says about the run that made the model."""
     events = [json.loads(line) for line in log.read_text(encoding="utf-8").splitlines()]
     steps = [event for event in events if "replies" in event]
+    if not steps:
+        raise SystemExit(f"{log}: no training step is logged yet: train for longer")
     done: dict[str, Any] = next((event for event in reversed(events) if event.get("event") == "done"), {})
     return {
         "steps": done.get("step", steps[-1]["step"]),
