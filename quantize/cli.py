@@ -53,8 +53,8 @@ def quantize(
         Path | None,
         typer.Option(
             "--config",
-            help="JSON file with xAI's field names; default: config.json beside or above the tensor files, "
-            "else Grok-1's own values if the shapes are Grok-1's.",
+            help="JSON file with xAI's field names; default: Grok-1's own values if the shapes are "
+            "Grok-1's, else config.json beside or above the tensor files.",
             show_default=False,
         ),
     ] = None,
