@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,10 @@ from pygrok.sampling import Sampler, SamplingParams
 from pygrok.session import Session
 from pygrok.tokenizer import Tokenizer
 
-__all__ = ["Model", "default_model_path", "load"]
+__all__ = ["InputObserver", "Model", "default_model_path", "load"]
+
+InputObserver: TypeAlias = Callable[[tuple[str, ...], int | None, NDArray[np.float32]], object]
+"""What `Model.observe` calls: names of the tensors that share an input, expert or None, rows [n, columns]."""
 
 _KV_BLOCK_POSITIONS = 64  # that one block of the key/value cache holds
 
@@ -193,7 +196,12 @@ class Model:
         """
         return self._feed(batch, "last")
 
-    def _feed(self, batch: Sequence[tuple[Session, TokenIds]], logits: str) -> list[NDArray[np.float32]]:
+    def _feed(
+        self,
+        batch: Sequence[tuple[Session, TokenIds]],
+        logits: str,
+        observer: _core.InputSums | InputObserver | None = None,
+    ) -> list[NDArray[np.float32]]:
         engine = self.engine
         arrays = []
         for index, (session, ids) in enumerate(batch):
@@ -208,15 +216,60 @@ class Model:
             raise ValueError("a session stands in the batch twice: join its ids")
         if not batch:
             return []
-        return engine.feed([session._core for session, _ in batch], arrays, logits)
+        return engine.feed([session._core for session, _ in batch], arrays, logits, observer)
 
     def prefill(self, session: Session, ids: TokenIds) -> None:
         """Append ids to a session without computing logits. Raises as `Session.feed`."""
         self._feed([(session, ids)], "none")
 
-    def logits(self, ids: TokenIds) -> NDArray[np.float32]:
-        """The logits after every id, float32 [T, vocab]: T x vocab x 4 bytes, so for short texts."""
-        return self._feed([(self.session(), ids)], "all")[0]
+    def logits(self, ids: TokenIds, session: Session | None = None) -> NDArray[np.float32]:
+        """The logits after every id, float32 [T, vocab]: T x vocab x 4 bytes, so for short texts.
+
+        The ids are appended to the session, if one is given.
+        """
+        return self._feed([(self.session() if session is None else session, ids)], "all")[0]
+
+    def observe(
+        self, batch: Sequence[tuple[Session, TokenIds]], observer: _core.InputSums | InputObserver
+    ) -> None:
+        """Append ids to sessions and report what enters every matrix product on the way.
+
+        observer: what `input_sums` made, or a function that is called with (names, expert, rows) of every
+            input, float32 [rows, columns]: names are the GGUF tensors that share it, such as
+            ("blk.0.attn_q.weight", "blk.0.attn_k.weight", "blk.0.attn_v.weight"); expert is None except for the
+            experts' tensors, whose rows are the tokens routed to that one. Texts longer than 512 tokens come in
+            several calls. What the function raises ends the call, and no session has changed.
+
+        The last layer and the output matrix report every token too. Raises as `feed_many`.
+        """
+        self._feed(batch, "none", observer)
+
+    def input_sums(self) -> _core.InputSums:
+        """Empty sums of squared inputs for `observe`; see `pygrok.quantize.imatrix.collect` for their use."""
+        return _core.InputSums(self.config, self.engine.tied_output)
+
+    def replace_tensor(self, name: str, type: str, data: NDArray[np.uint8]) -> None:
+        """Compute with other bytes in the place of one of the file's tensors, which stays as it is.
+
+        name: a tensor as `pygrok info` or `file.tensors` lists it; a tied token_embd.weight is embedding and output
+            matrix at once.
+        type: any type that the engine runs; "f32" for norms.
+        data: uint8, [..., row_bytes], as `pygrok.quantize` packs rows of that type. Copied; counts towards
+            `memory_limit`.
+
+        Sessions that hold positions computed before raise ModelError when fed until they are rewound to 0, or
+        until `restore_tensor` brings back the weights they were computed with, when no tensor was replaced then.
+
+        Raises ValueError (no such tensor, wrong type or size), MemoryLimit.
+        """
+        data = np.asarray(data)
+        if data.dtype != np.uint8:
+            raise ValueError(f"{name}: data has dtype {data.dtype}: give the packed rows as uint8")
+        self.engine.replace_tensor(name, type, np.ascontiguousarray(data))
+
+    def restore_tensor(self, name: str) -> None:
+        """Go back to the file's own tensor. Raises ValueError if it was not replaced."""
+        self.engine.restore_tensor(name)
 
     def score(self, ids: TokenIds) -> NDArray[np.float32]:
         """Log-probabilities (natural) of ids[1:], each given those before it: float32 [T-1].

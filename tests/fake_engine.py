@@ -118,7 +118,11 @@ class FakeEngine:
         return FakeSession()
 
     def feed(
-        self, sessions: Sequence[FakeSession], ids: Sequence[NDArray[np.int32]], logits: str
+        self,
+        sessions: Sequence[FakeSession],
+        ids: Sequence[NDArray[np.int32]],
+        logits: str,
+        observer: None = None,
     ) -> list[NDArray[np.float32]]:
         for session, new in zip(sessions, ids, strict=True):
             if session.position + len(new) > self.context:

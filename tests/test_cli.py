@@ -17,7 +17,7 @@ from cli_helpers import TEXT, assert_one_line, outcome, start
 import pygrok
 from pygrok.cli import ui
 
-COMMANDS = ["chat", "generate", "info", "bench", "perplexity"]
+COMMANDS = ["chat", "generate", "info", "bench", "perplexity", "imatrix"]
 GREEDY = ["--temperature", "0", "-n", "12"]
 
 

@@ -11,7 +11,7 @@ import pytest
 from cli_helpers import TEXT, assert_one_line, outcome
 
 import pygrok
-from pygrok.cli.perplexity import windows
+from pygrok.evaluation import windows
 
 
 def test_bench_json(tiny_model: Path) -> None:

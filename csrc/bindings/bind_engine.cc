@@ -9,6 +9,8 @@
 #include <vector>
 
 #include "bindings/bind_gguf.h"
+#include "bindings/bind_observer.h"
+#include "io/tensor_type.h"
 #include "model/engine.h"
 #include "util/cpus.h"
 
@@ -43,7 +45,7 @@ std::span<const int32_t> View(const Ids& ids) {
 }
 
 std::vector<Floats> Feed(Engine& engine, const std::vector<std::shared_ptr<Session>>& sessions,
-                         const std::vector<Ids>& ids, const std::string& logits) {
+                         const std::vector<Ids>& ids, const std::string& logits, const py::object& observer) {
   if (sessions.size() != ids.size()) {
     throw std::invalid_argument(std::to_string(sessions.size()) + " sessions but " +
                                 std::to_string(ids.size()) + " lists of ids");
@@ -66,8 +68,9 @@ std::vector<Floats> Feed(Engine& engine, const std::vector<std::shared_ptr<Sessi
     }
     requests.push_back(request);
   }
+  const ObserverOf held(observer, engine.tied_output());
   py::gil_scoped_release release;
-  engine.Feed(requests, SignalPoll());
+  engine.Feed(requests, SignalPoll(), held.get());
   return results;
 }
 
@@ -79,6 +82,15 @@ Floats Score(Engine& engine, const std::shared_ptr<Session>& session, const Ids&
   py::gil_scoped_release release;
   engine.Feed({request}, SignalPoll());
   return result;
+}
+
+void ReplaceTensor(Engine& engine, const std::string& name, const std::string& type_name,
+                   const py::array_t<uint8_t, py::array::c_style>& data) {
+  const TensorTypeInfo* type = FindTensorType(type_name);
+  if (type == nullptr) throw std::invalid_argument("'" + type_name + "' is not a tensor type");
+  const std::span bytes(reinterpret_cast<const std::byte*>(data.data()), static_cast<size_t>(data.size()));
+  py::gil_scoped_release release;
+  engine.ReplaceTensor(name, type->type, bytes, SignalPoll());
 }
 
 using Release = py::call_guard<py::gil_scoped_release>;
@@ -137,6 +149,8 @@ void BindEngine(py::module_& m) {
           py::arg("path"))
       .def("cancel", &Session::Cancel);
 
+  BindObserver(m);
+
   py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
       .def(py::init([](const py::object& path_like, int threads, size_t context, const std::string& kv_type,
                        size_t memory_limit, const std::string& isa, const std::string& activations) {
@@ -155,8 +169,15 @@ void BindEngine(py::module_& m) {
       .def_property_readonly("memory_used", &Engine::memory_used)
       .def_property_readonly("kv_block_bytes", &Engine::kv_block_bytes)
       .def("new_session", &Engine::NewSession)
-      .def("feed", &Feed, py::arg("sessions"), py::arg("ids"), py::arg("logits"))
+      .def("feed", &Feed, py::arg("sessions"), py::arg("ids"), py::arg("logits"),
+           py::arg("observer") = py::none())
       .def("score", &Score, py::arg("session"), py::arg("ids"))
+      .def_property_readonly("tied_output", &Engine::tied_output)
+      .def("replace_tensor", &ReplaceTensor, py::arg("name"), py::arg("type"), py::arg("data"))
+      .def(
+          "restore_tensor",
+          [](Engine& engine, const std::string& name) { engine.RestoreTensor(name, SignalPoll()); },
+          py::arg("name"), Release())
       .def("cancel", &Engine::Cancel)
       .def("close", &Engine::Close, Release());
 }

@@ -45,6 +45,7 @@ Engine::Engine(const std::string& path, const EngineOptions& options)
   config_ = ReadConfig(*file_);
   context_ = ChooseContext(options.context, config_);
   weights_ = FindWeights(*file_, config_, kernels_);
+  tied_output_ = file_->FindTensor("output.weight") == nullptr;
   layout_ = {kv_type, config_.layers, config_.kv_heads, config_.head_size};
   pool_ = std::make_unique<ThreadPool>(threads_);
   compute_ = std::make_unique<Compute>(kernels_, *pool_, ledger_.get(), precision);
@@ -71,6 +72,9 @@ void Engine::Close() {
   compute_.reset();
   pool_.reset();
   weights_ = {};
+  replacements_.clear();
+  for (const auto& [name, bytes] : replaced_bytes_) ledger_->Release(bytes.size());
+  replaced_bytes_.clear();
   file_.reset();
 }
 
@@ -80,6 +84,7 @@ void Engine::Check(const std::vector<Request>& requests) const {
     const Session& session = *request.session;
     if (session.engine_.get() != this) throw std::invalid_argument("the session belongs to another model");
     if (!seen.insert(&session).second) throw std::invalid_argument("a session occurs twice in one call");
+    CheckPast(session);
     if (request.ids.empty()) throw std::invalid_argument("ids is empty: feed at least one token");
     for (size_t i = 0; i < request.ids.size(); ++i) {
       const int32_t id = request.ids[i];
@@ -96,7 +101,14 @@ void Engine::Check(const std::vector<Request>& requests) const {
   }
 }
 
-void Engine::Feed(const std::vector<Request>& requests, const Poll& poll) {
+void Engine::CheckPast(const Session& session) const {
+  if (session.position() == 0 || session.weights_version_ == weights_version_) return;
+  throw ModelError(
+      "tensors were replaced or restored since the session's past was computed: rewind it to 0 or start a "
+      "new session");
+}
+
+void Engine::Feed(const std::vector<Request>& requests, const Poll& poll, InputObserver* observer) {
   // A cancellation is a change of an epoch since the call began: none can be missed, none lingers.
   const uint64_t engine_epoch = cancel_epoch_.load();
   std::vector<uint64_t> epochs;
@@ -114,20 +126,23 @@ void Engine::Feed(const std::vector<Request>& requests, const Poll& poll) {
   Check(requests);
   try {
     for (const Request& request : requests) request.session->cache_.Reserve(request.ids.size());
-    RunBatches(requests, checked_poll);
+    RunBatches(requests, checked_poll, observer);
   } catch (...) {
     for (const Request& request : requests) request.session->cache_.Rewind(request.session->position());
     throw;
   }
-  for (const Request& request : requests) request.session->cache_.Advance(request.ids);
+  for (const Request& request : requests) {
+    request.session->cache_.Advance(request.ids);
+    request.session->weights_version_ = weights_version_;
+  }
 }
 
-void Engine::RunBatches(const std::vector<Request>& requests, const Poll& poll) {
+void Engine::RunBatches(const std::vector<Request>& requests, const Poll& poll, InputObserver* observer) {
   std::vector<int32_t> ids;
   std::vector<Segment> segments;
   std::vector<RowOutput> outputs;
   auto run = [&] {
-    if (!ids.empty()) forward_->Run(ids, segments, outputs, poll);
+    if (!ids.empty()) forward_->Run(ids, segments, outputs, poll, observer);
     ids.clear();
     segments.clear();
     outputs.clear();

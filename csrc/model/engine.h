@@ -3,6 +3,7 @@
 
 #include <atomic>
 #include <functional>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <span>
@@ -53,6 +54,7 @@ class Session {
   friend class Engine;
   std::shared_ptr<Engine> engine_;
   KvCache cache_;
+  uint64_t weights_version_ = 0;  // Engine::weights_version_ when the past was computed
   std::atomic<uint64_t> cancel_epoch_{0};
 };
 
@@ -80,8 +82,20 @@ class Engine : public std::enable_shared_from_this<Engine> {
   };
   // Appends each request's ids to its session, all in one ragged forward. `poll` is called often and may
   // throw. On any exception no session has changed. Throws std::invalid_argument, ContextOverflow,
-  // MemoryLimit, Cancelled.
-  void Feed(const std::vector<Request>& requests, const Poll& poll);
+  // MemoryLimit, Cancelled, ModelError (a past computed with other weights). An observer sees the inputs of
+  // every row; the results stay the same bits.
+  void Feed(const std::vector<Request>& requests, const Poll& poll, InputObserver* observer = nullptr);
+
+  // Puts a copy of other bytes, [rows][row bytes of `type`], in the place of a tensor of the file. Sessions
+  // with a past computed before refuse to go on until they are rewound to 0 or the weights are what they
+  // were. Throws std::invalid_argument (no such tensor, wrong type or size), ModelError, MemoryLimit.
+  void ReplaceTensor(const std::string& name, TensorType type, std::span<const std::byte> data,
+                     const Poll& poll);
+  // Goes back to the file's tensor. Throws std::invalid_argument if it was not replaced.
+  void RestoreTensor(const std::string& name, const Poll& poll);
+
+  // Whether the embedding is the output matrix too.
+  bool tied_output() const { return tied_output_; }
 
   // Calls that are running or waiting throw Cancelled.
   void Cancel() { ++cancel_epoch_; }
@@ -95,7 +109,8 @@ class Engine : public std::enable_shared_from_this<Engine> {
   using Lock = std::unique_lock<std::timed_mutex>;
 
   void Check(const std::vector<Request>& requests) const;
-  void RunBatches(const std::vector<Request>& requests, const Poll& poll);
+  void CheckPast(const Session& session) const;
+  void RunBatches(const std::vector<Request>& requests, const Poll& poll, InputObserver* observer);
   // Takes the lock and makes sure that the engine is open and not a forked copy.
   Lock Acquire(const Poll& poll);
   uint64_t Fingerprint() const;  // of the model, for saved sessions
@@ -105,6 +120,11 @@ class Engine : public std::enable_shared_from_this<Engine> {
   const KernelTable& kernels_;
   Config config_;
   Weights weights_;
+  bool tied_output_;
+  Replacements replacements_;
+  std::map<std::string, AlignedBuffer<std::byte>> replaced_bytes_;  // what replacements_ point to
+  uint64_t weights_version_ = 0;                                    // 0: the file's own weights
+  uint64_t versions_ = 0;                                           // numbers given out
   KvLayout layout_;
   size_t context_;
   int threads_;

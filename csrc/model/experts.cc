@@ -4,6 +4,8 @@
 #include <cstring>
 #include <tuple>
 
+#include "model/observer.h"
+
 namespace pygrok {
 namespace {
 
@@ -14,6 +16,7 @@ constexpr size_t kGroupRoutes = 64;
 // A run of routes to one expert.
 struct ExpertRun {
   const ExpertWeights* weights;
+  size_t expert;
   size_t first;  // route, counted from the group's first
   size_t count;
 };
@@ -52,7 +55,13 @@ Experts::Experts(const Config& config, Compute& compute)
       up_(compute.ledger()),
       down_(compute.ledger()) {}
 
-void Experts::Forward(const LayerWeights& layer, const float* x, size_t n, float* out) {
+void Experts::Forward(const LayerWeights& layer, const float* x, size_t n, float* out,
+                      InputObserver* observer, size_t index) {
+  if (observer != nullptr) {
+    observer->Observe(
+        {.input = MatrixInput::kRouter, .layer = index, .expert = 0, .n = n, .k = config_.embedding, .x = x},
+        compute_.pool());
+  }
   input_.Set(x, n, config_.embedding);
   float* probabilities = probabilities_.Get(n * config_.experts);
   compute_.Matmul({{&layer.router, input_.In(compute_.FormOf(layer.router)), n, probabilities}});
@@ -69,13 +78,13 @@ void Experts::Forward(const LayerWeights& layer, const float* x, size_t n, float
       if (end > begin && next - begin > kGroupRoutes) break;
       end = next;
     }
-    RunGroup(layer, routes, begin, end, out);
+    RunGroup(layer, x, routes, begin, end, out, observer, index);
     begin = end;
   }
 }
 
-void Experts::RunGroup(const LayerWeights& layer, const std::vector<Route>& routes, size_t begin, size_t end,
-                       float* out) {
+void Experts::RunGroup(const LayerWeights& layer, const float* x, const std::vector<Route>& routes,
+                       size_t begin, size_t end, float* out, InputObserver* observer, size_t index) {
   const KernelTable& kernels = compute_.kernels();
   const size_t count = end - begin;
   const size_t width = config_.expert_width;
@@ -84,10 +93,25 @@ void Experts::RunGroup(const LayerWeights& layer, const std::vector<Route>& rout
   std::vector<ExpertRun> runs;
   for (size_t i = begin; i < end; ++i) {
     if (i == begin || routes[i].expert != routes[i - 1].expert) {
-      runs.push_back({&layer.experts[routes[i].expert], i - begin, 0});
+      runs.push_back({&layer.experts[routes[i].expert], routes[i].expert, i - begin, 0});
     }
     ++runs.back().count;
   }
+  auto report = [&](MatrixInput input, const float* rows, size_t k, bool scattered) {
+    if (observer == nullptr) return;
+    for (const ExpertRun& run : runs) {
+      observer->Observe({.input = input,
+                         .layer = index,
+                         .expert = run.expert,
+                         .n = run.count,
+                         .k = k,
+                         .x = scattered ? rows : rows + run.first * k,
+                         .routes = routes.data() + begin + run.first,
+                         .scattered = scattered},
+                        compute_.pool());
+    }
+  };
+  report(MatrixInput::kExpert, x, embedding, true);
 
   // Activation rows in route order, in each form that a matrix of the group wants.
   const std::byte* gathered_rows[kForms] = {};
@@ -119,6 +143,8 @@ void Experts::RunGroup(const LayerWeights& layer, const std::vector<Route>& rout
   compute_.ForRows(count, 8 * width, [&](size_t i) {
     kernels.gelu_mul(gate + i * width, up + i * width, width, gate + i * width);
   });
+
+  report(MatrixInput::kExpertHidden, gate, width, false);
 
   hidden_.Set(gate, count, width);
   float* down = down_.Get(count * embedding);

@@ -19,18 +19,21 @@ struct Route {
 // by expert, then by row.
 std::vector<Route> RouteTokens(const float* probabilities, size_t rows, size_t experts, size_t used);
 
+class InputObserver;
+
 class Experts {
  public:
   Experts(const Config& config, Compute& compute);
 
   // out [n][embedding] = sum over the routed experts e of p_e * down_e(gelu(gate_e x) * up_e x), for x
-  // [n][embedding].
-  void Forward(const LayerWeights& layer, const float* x, size_t n, float* out);
+  // [n][embedding]. An observer sees the router's input and each expert's, as those of layer `index`.
+  void Forward(const LayerWeights& layer, const float* x, size_t n, float* out,
+               InputObserver* observer = nullptr, size_t index = 0);
 
  private:
   // Routes [begin, end) of whole experts through their matrices at once; adds to out.
-  void RunGroup(const LayerWeights& layer, const std::vector<Route>& routes, size_t begin, size_t end,
-                float* out);
+  void RunGroup(const LayerWeights& layer, const float* x, const std::vector<Route>& routes, size_t begin,
+                size_t end, float* out, InputObserver* observer, size_t index);
 
   const Config& config_;
   Compute& compute_;

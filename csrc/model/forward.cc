@@ -10,6 +10,13 @@ namespace {
 // Rows whose logits are held at once: 64 x 131072 floats are 32 MiB.
 constexpr size_t kLogitRows = 64;
 
+// Moves the wanted rows of x [.][width] to its front; `rows` rises.
+void Compact(const std::vector<size_t>& rows, size_t width, float* x) {
+  for (size_t i = 0; i < rows.size(); ++i) {
+    std::memmove(x + i * width, x + rows[i] * width, width * sizeof(float));
+  }
+}
+
 }  // namespace
 
 ForwardPass::ForwardPass(const Config& config, const Weights& weights, Compute& compute)
@@ -30,21 +37,27 @@ ForwardPass::ForwardPass(const Config& config, const Weights& weights, Compute& 
       logits_(compute.ledger()) {}
 
 void ForwardPass::Run(const std::vector<int32_t>& ids, const std::vector<Segment>& segments,
-                      const std::vector<RowOutput>& outputs, const std::function<void()>& poll) {
+                      const std::vector<RowOutput>& outputs, const std::function<void()>& poll,
+                      InputObserver* observer) {
   const size_t n = ids.size();
   float* h = h_.Get(n * config_.embedding);
   Embed(ids, h);
   rotary_.Set(segments, config_.head_size, config_.rope_base);
 
+  std::vector<size_t> wanted;
+  for (const RowOutput& output : outputs) wanted.push_back(output.row);
   std::vector<size_t> rows(n);
   std::iota(rows.begin(), rows.end(), size_t{0});
   for (size_t i = 0; i < config_.layers; ++i) {
     poll();
-    if (i + 1 == config_.layers) {
-      rows.clear();
-      for (const RowOutput& output : outputs) rows.push_back(output.row);
-    }
-    Layer(i, segments, rows, n, h);
+    if (i + 1 == config_.layers && observer == nullptr) rows = wanted;
+    Layer(i, segments, rows, n, h, observer);
+  }
+  if (observer != nullptr) {
+    float* normed = normed_.Get(n * config_.embedding);
+    NormRows(h, weights_.output_norm, n, normed);
+    Report(observer, MatrixInput::kOutput, 0, normed, n, config_.embedding);
+    Compact(wanted, config_.embedding, h);
   }
   Output(outputs, h, poll);
 }
@@ -60,13 +73,14 @@ void ForwardPass::Embed(const std::vector<int32_t>& ids, float* h) {
 }
 
 void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, const std::vector<size_t>& rows,
-                        size_t all_rows, float* h) {
+                        size_t all_rows, float* h, InputObserver* observer) {
   const LayerWeights& layer = weights_.layers[index];
   const size_t embedding = config_.embedding;
 
   // Keys and values of every row.
   float* normed = normed_.Get(all_rows * embedding);
   NormRows(h, layer.attention_norm, all_rows, normed);
+  Report(observer, MatrixInput::kAttention, index, normed, all_rows, embedding);
   input_.Set(normed, all_rows, embedding);
   float* k = k_.Get(all_rows * config_.kv_width());
   float* v = v_.Get(all_rows * config_.kv_width());
@@ -82,23 +96,22 @@ void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, cons
     compute_.Matmul({keys, values});
     attention_.Store(index, segments, rotary_, k, v);
     if (n == 0) return;
-    for (size_t i = 0; i < n; ++i) {
-      std::memmove(h + i * embedding, h + rows[i] * embedding, embedding * sizeof(float));
-      std::memmove(normed + i * embedding, normed + rows[i] * embedding, embedding * sizeof(float));
-    }
+    Compact(rows, embedding, h);
+    Compact(rows, embedding, normed);
     input_.Set(normed, n, embedding);
     compute_.Matmul({{&layer.q, input_.In(compute_.FormOf(layer.q)), n, q}});
   }
 
   float* mixed = mixed_.Get(n * config_.q_width());
   attention_.Attend(index, segments, rows, rotary_, q, mixed);
+  Report(observer, MatrixInput::kAttentionOutput, index, mixed, n, config_.q_width());
   input_.Set(mixed, n, config_.q_width());
   float* branch = branch_.Get(n * embedding);
   compute_.Matmul({{&layer.attention_output, input_.In(compute_.FormOf(layer.attention_output)), n, branch}});
   AddNormed(branch, layer.attention_output_norm, n, h);
 
   NormRows(h, layer.expert_norm, n, normed);
-  experts_.Forward(layer, normed, n, branch);
+  experts_.Forward(layer, normed, n, branch, observer, index);
   AddNormed(branch, layer.output_norm, n, h);
 }
 
@@ -125,6 +138,12 @@ void ForwardPass::Output(const std::vector<RowOutput>& outputs, const float* h,
       }
     });
   }
+}
+
+void ForwardPass::Report(InputObserver* observer, MatrixInput input, size_t layer, const float* x, size_t n,
+                         size_t k) {
+  if (observer == nullptr) return;
+  observer->Observe({.input = input, .layer = layer, .expert = 0, .n = n, .k = k, .x = x}, compute_.pool());
 }
 
 void ForwardPass::NormRows(const float* x, const float* scale, size_t n, float* out) {

@@ -8,6 +8,7 @@
 #include "model/compute.h"
 #include "model/experts.h"
 #include "model/kv_cache.h"
+#include "model/observer.h"
 #include "model/weights.h"
 
 namespace pygrok {
@@ -28,15 +29,18 @@ class ForwardPass {
 
   // ids [rows] are the tokens of the segments in order, at most kMaxBatchRows; the caches have room for them.
   // Writes keys and values, and the outputs (in order of rows). `poll` is called before every layer and may
-  // throw.
+  // throw. An observer sees the inputs of every row, also in the last layer, and changes no result.
   void Run(const std::vector<int32_t>& ids, const std::vector<Segment>& segments,
-           const std::vector<RowOutput>& outputs, const std::function<void()>& poll);
+           const std::vector<RowOutput>& outputs, const std::function<void()>& poll,
+           InputObserver* observer = nullptr);
 
  private:
   void Embed(const std::vector<int32_t>& ids, float* h);
   // h [all_rows][embedding] in, [rows.size()][embedding] out: only `rows` go past the keys and values.
   void Layer(size_t index, const std::vector<Segment>& segments, const std::vector<size_t>& rows,
-             size_t all_rows, float* h);
+             size_t all_rows, float* h, InputObserver* observer);
+  // To the observer, if there is one.
+  void Report(InputObserver* observer, MatrixInput input, size_t layer, const float* x, size_t n, size_t k);
   void Output(const std::vector<RowOutput>& outputs, const float* h, const std::function<void()>& poll);
   void NormRows(const float* x, const float* scale, size_t n, float* out);
   // h += norm(x)

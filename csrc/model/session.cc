@@ -94,12 +94,17 @@ void Session::Rewind(size_t position, const Poll& poll) {
 
 std::shared_ptr<Session> Session::Fork(const Poll& poll) const {
   const Engine::Lock lock = engine_->Acquire(poll);
-  return std::make_shared<Session>(engine_, cache_);
+  auto fork = std::make_shared<Session>(engine_, cache_);
+  fork->weights_version_ = weights_version_;
+  return fork;
 }
 
 void Session::Save(const std::string& path, const Poll& poll) const {
   const Engine::Lock lock = engine_->Acquire(poll);
   const size_t position = cache_.position();
+  if (position > 0 && weights_version_ != 0) {
+    throw ModelError("the session's past was computed with replaced tensors: it fits no saved model");
+  }
   const std::vector<int32_t> ids = cache_.ids();
   Checksum sum;
   sum.Add(ids.data(), ids.size() * sizeof(int32_t));
@@ -162,6 +167,7 @@ void Session::Restore(const std::string& path, const Poll& poll) {
   }
   restored.Advance(ids);
   cache_.Swap(restored);
+  weights_version_ = 0;
 }
 
 }  // namespace pygrok

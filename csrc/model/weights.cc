@@ -22,14 +22,15 @@ std::string ShapeText(const std::vector<size_t>& shape) {
 // Looks tensors up and gathers complaints, so that the user sees all of them at once.
 class Finder {
  public:
-  Finder(const Gguf& file, const KernelTable& kernels) : file_(file), kernels_(kernels) {}
+  Finder(const Gguf& file, const KernelTable& kernels, const Replacements& replacements)
+      : file_(file), kernels_(kernels), replacements_(replacements) {}
 
   // The first of `names` that exists, or nullptr.
   const GgufTensor* FindAny(const std::vector<std::string>& names) {
     for (const std::string& name : names) {
       if (const GgufTensor* tensor = file_.FindTensor(name)) {
         used_.insert(tensor);
-        return tensor;
+        return Current(tensor);
       }
     }
     return nullptr;
@@ -54,7 +55,7 @@ class Finder {
   Matrix MatrixOf(const std::string& name, size_t rows, size_t columns, size_t count = 0, size_t index = 0) {
     std::vector<size_t> shape = {rows, columns};
     if (count > 0) shape.insert(shape.begin(), count);
-    const GgufTensor* tensor = index == 0 ? Find({name}, shape) : file_.FindTensor(name);
+    const GgufTensor* tensor = index == 0 ? Find({name}, shape) : Current(file_.FindTensor(name));
     if (tensor == nullptr || tensor->shape != shape) return {};  // index 0 has complained
     if (kernels_.of(tensor->type).matmul == nullptr) {
       if (index == 0) {
@@ -87,6 +88,13 @@ class Finder {
   }
 
  private:
+  // The tensor itself, or what stands in for it.
+  const GgufTensor* Current(const GgufTensor* tensor) const {
+    if (tensor == nullptr) return nullptr;
+    const auto found = replacements_.find(tensor->name);
+    return found == replacements_.end() ? tensor : &found->second;
+  }
+
   const GgufTensor* Find(const std::vector<std::string>& names, const std::vector<size_t>& shape) {
     const GgufTensor* tensor = FindAny(names);
     if (tensor == nullptr) {
@@ -103,6 +111,7 @@ class Finder {
 
   const Gguf& file_;
   const KernelTable& kernels_;
+  const Replacements& replacements_;
   std::unordered_set<const GgufTensor*> used_;
   std::vector<std::string> problems_;
 };
@@ -129,8 +138,9 @@ std::vector<ExpertWeights> FindExperts(Finder& find, const std::string& block, c
 
 }  // namespace
 
-Weights FindWeights(const Gguf& file, const Config& c, const KernelTable& kernels) {
-  Finder find(file, kernels);
+Weights FindWeights(const Gguf& file, const Config& c, const KernelTable& kernels,
+                    const Replacements& replacements) {
+  Finder find(file, kernels, replacements);
   Weights w;
   w.embedding = find.MatrixOf("token_embd.weight", c.vocab, c.embedding);
   const bool tied = !find.Has("output.weight");

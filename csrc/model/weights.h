@@ -1,6 +1,8 @@
 // The tensors of a Grok-1 model, where the file maps them.
 #pragma once
 
+#include <map>
+#include <string>
 #include <vector>
 
 #include "io/gguf.h"
@@ -44,8 +46,12 @@ struct Weights {
   std::vector<LayerWeights> layers;
 };
 
+// Tensors that stand in for those of the same name in a file.
+using Replacements = std::map<std::string, GgufTensor, std::less<>>;
+
 // Finds every tensor by name, type and shape; knows the spellings of older files. Throws ModelError with all
 // that is missing, misshapen, not runnable by `kernels` or not part of Grok-1 in one message.
-Weights FindWeights(const Gguf& file, const Config& config, const KernelTable& kernels);
+Weights FindWeights(const Gguf& file, const Config& config, const KernelTable& kernels,
+                    const Replacements& replacements = {});
 
 }  // namespace pygrok
