@@ -78,7 +78,7 @@ stage_cross() {
     return 0
   fi
   python3 -m venv "$work/tools"
-  "$work/tools/bin/pip" install -qq cmake ninja pybind11
+  "$work/tools/bin/pip" install -qq cmake ninja pybind11 gguf
   PATH="$work/tools/bin:$PATH" cmake -S . -B "$work/cross" -G Ninja \
     -DCMAKE_SYSTEM_NAME=Linux -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
     -DSKBUILD_PROJECT_NAME=pygrok -DSKBUILD_PROJECT_VERSION=0.0.0 -DPYGROK_WERROR=ON \

@@ -27,6 +27,12 @@ WINDOW = 0.004
 WINDOWS = 10
 ROWS_FOR_MANY = 512  # tokens above 16
 
+# Where blocks keep their f16 scale and minimum, if not in their first two bytes alone.
+HALVES_AT = {
+    **dict.fromkeys(["q4_1", "q5_1", "q4_k", "q5_k"], (0, 2)),
+    **{"q2_k": (80, 82), "q3_k": (108,), "q6_k": (208,), "tq1_0": (52,), "tq2_0": (64,)},
+}
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -47,7 +53,14 @@ def random_weights(kind: str, rows: int, columns: int) -> NDArray[np.uint8]:
         return _core.quantize_rows(kind, values, 0)
     _, values_per_block, block_bytes = _core.tensor_types()[kind]
     data = rng.integers(0, 256, (rows, columns // values_per_block, block_bytes), dtype=np.uint8)
-    data[:, :, :2] = np.array([1 / columns], np.float16).view(np.uint8)  # q4_0, q8_0: the scale comes first
+    if kind == "mxfp4":
+        data[:, :, 0] = 115
+    elif kind == "iq1_m":
+        data[:, :, 49::2] &= 0x0F  # the nibbles of the scale: 2^-11
+        data[:, :, 55] |= 0x10
+    else:
+        for at in HALVES_AT.get(kind, (0,)):
+            data[:, :, at : at + 2] = np.array([1 / columns], np.float16).view(np.uint8)
     return data.reshape(rows, -1)
 
 
@@ -84,7 +97,7 @@ def measure(
         gb_per_s=weights.nbytes / best / 1e9,
         gop_per_s=operations / 1e9,
         bandwidth_percent=100 * weights.nbytes / best / bandwidth,
-        int8_percent=100 * operations / rate if kind.startswith("q") else None,
+        int8_percent=100 * operations / rate if kind not in ("f32", "f16", "bf16") else None,
     )
 
 
@@ -124,14 +137,14 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     args = parser.parse_args()
     if not args.json:
-        print(f"{'type':6}{'isa':13}{'tokens':>7}{'GB/s':>8}{'% read':>8}{'GOP/s':>9}{'% int8':>8}")
+        print(f"{'type':8}{'isa':13}{'tokens':>7}{'GB/s':>8}{'% read':>8}{'GOP/s':>9}{'% int8':>8}")
     for m in measurements(args):
         if args.json:
             print(json.dumps(asdict(m)), flush=True)
             continue
         percent = "" if m.int8_percent is None else f"{m.int8_percent:.0f}"
         print(
-            f"{m.type:6}{m.isa:13}{m.tokens:7}{m.gb_per_s:8.1f}{m.bandwidth_percent:8.0f}"
+            f"{m.type:8}{m.isa:13}{m.tokens:7}{m.gb_per_s:8.1f}{m.bandwidth_percent:8.0f}"
             f"{m.gop_per_s:9.0f}{percent:>8}",
             flush=True,
         )

@@ -13,16 +13,19 @@
 namespace pygrok {
 
 // value[i] = scale * values[i], |values[i]| <= 127. Everything that a dot product needs of a block is
-// together, so a kernel walks one pointer per token. The sums correct for weights stored with an offset:
-// adding minus_8_sum to the dot product of unsigned nibbles gives that of nibble - 8, and minus_128_sum does
-// so for bytes + 128.
+// together in a cache line, so a kernel walks one pointer per token. The integer sums correct for weights
+// stored with an offset: adding minus_8_sum to the dot product of unsigned nibbles gives that of nibble - 8,
+// and minus_128_sum does so for bytes + 128. The float sums multiply the minima of weights. Parts 0 and 1 are
+// the first and the last 16 values, part 2 is all of them.
 struct ActivationBlock {
   int8_t values[kBlockValues];
   float scale;
   int32_t minus_8_sum;
-  int32_t minus_128_sum;
+  int32_t minus_128_sum[3];
+  float minus_sum[3];  // scale * -sum(values)
 };
-static_assert(sizeof(ActivationBlock) == 44);
+static_assert(sizeof(ActivationBlock) == 64);
+inline constexpr size_t kWhole = 2;  // the part that is all of a block
 
 // Blocks whose largest magnitude is below this count as zero: its inverse would overflow.
 inline constexpr float kSmallestActivation = 0x1p-100f;

@@ -3,8 +3,11 @@
 //
 // Numbers contract. Every output is computed in one fixed order that depends neither on how many tokens share
 // the call nor on how rows are split over threads, so a prompt gives the same bits in one piece or in many.
-// Matmuls on quantized weights even give the same bits on every instruction set: per block of 32 an exact
-// integer dot product, then acc = fma(d_weight * d_activation, float(dot), acc), blocks in rising order.
+// Matmuls on quantized weights even give the same bits on every instruction set: for each block of 32 values,
+// in rising order, for each of its one or two groups an exact integer dot product and
+//   acc = fma(d_weight * d_activation, float(dot), acc),
+// then, if the type has minima, for each group
+//   acc = fma(minimum, -(d_activation * float(sum of activations)), acc).
 #pragma once
 
 #include <cstddef>
@@ -18,7 +21,7 @@ namespace pygrok {
 enum class ActivationFormat : uint8_t {
   kF32,   // as they are
   kBf16,  // rounded to bfloat16
-  kQ8,    // int8 in blocks of 32 with an f32 scale each, see blocks.h
+  kQ8,    // int8 in blocks of 32 with an f32 scale each, see activations.h
 };
 
 // Cache format of keys and values.

@@ -14,7 +14,7 @@ int32_t Int8Rounds(size_t rounds) {
   LoadRows16(reinterpret_cast<const std::byte*>(a.values), 0, w);
   Bytes four = Broadcast4(a.values);
 #pragma GCC unroll 16
-  for (size_t c = 0; c < kDotChains; ++c) acc[c] = DotSigned::Init(a);
+  for (size_t c = 0; c < kDotChains; ++c) acc[c] = DotSigned::Init<kWhole>(a);
   for (size_t i = 0; i < rounds; ++i) {
 #pragma GCC unroll 16
     for (size_t c = 0; c < kDotChains; ++c) {

@@ -1,5 +1,5 @@
 // Float weights times float activations, and the tile of dot products that attention shares.
-// Include after codec.inl.h.
+// Include after formats.inl.h.
 //
 // An output has one vector of partial sums, filled along k in rising order and then summed in the one order
 // of SumEach: tiles of any shape give the same bits.

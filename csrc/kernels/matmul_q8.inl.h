@@ -1,11 +1,10 @@
-// Quantized weights times int8 activations. Include after codec.inl.h.
+// Quantized weights times int8 activations. Include after the codecs.
 //
 // kLanes weight rows lie side by side in the lanes of a vector, so a dot product needs no sum across lanes
-// and a block's scales multiply lane by lane. Rows come to lie so by transposing 16-byte pieces of the file's
-// blocks: for few tokens in registers, each block used at once (decode runs at memory speed); for many tokens
-// once into panels in scratch, kChunkBlocks blocks of a few rows at a time, which all tokens then go past.
-// Every output goes through the same operations in the same order either way: see the contract in
-// kernel_table.h.
+// and scales multiply lane by lane. Weights are unpacked into panels so laid out and then multiplied: for few
+// tokens kStretch blocks at a time, which never leave the first-level cache (decode runs at memory speed);
+// for many tokens kChunkBlocks blocks of several rows, which all tokens then go past. Every output goes
+// through the same operations in the same order either way: see the contract in kernel_table.h.
 #pragma once
 
 #include "kernels/activations.h"
@@ -14,17 +13,17 @@
 namespace pygrok {
 namespace {
 
-constexpr size_t kChunkBlocks = 64;
-static_assert(kRowTile % (kPanelsTogether * kLanes) == 0);
-
-// One chunk of kLanes rows in scratch.
-struct Panel {
-  uint8_t bytes[kChunkBlocks][kGroups][kLanes * 4];
-  float scales[kChunkBlocks][kLanes];
-};
+#ifdef __SANITIZE_ADDRESS__
+constexpr int kUnroll = 1;  // checked and unrolled, the bodies take minutes to compile
+#else
+constexpr int kUnroll = 16;  // tiles live in registers
+#endif
+constexpr size_t kStretch = kSuperBlocks;  // blocks unpacked at a time for few tokens
+constexpr size_t kChunkBlocks = 64;        // and for many
+static_assert(kRowTile % (kPanelsTogether * kLanes) == 0 && kChunkBlocks % kSuperBlocks == 0);
 
 struct Scratch {
-  Panel panels[kPanelsTogether];
+  alignas(64) std::byte panels[kPanelsTogether * kChunkBlocks * sizeof(PanelBlock<DotSigned, 2, true>)];
   std::byte rows[kLanes * kChunkBlocks * sizeof(BlockQ8_0)];  // copies of an incomplete tile's rows
 };
 static_assert(sizeof(Scratch) <= kScratchBytes);
@@ -35,72 +34,38 @@ struct Rows {
   size_t stride;
 };
 
+template <class Codec>
+constexpr size_t BytesOf(size_t blocks) {
+  return blocks * kBlockValues / Codec::kValues * sizeof(typename Codec::Block);
+}
+
 // The same blocks of `rows` rows, filled up to kLanes with zero rows if need be.
 template <class Codec>
 Rows CompleteRows(Rows from, size_t rows, size_t blocks, std::byte* copy) {
   if (rows == kLanes) return from;
-  const size_t bytes = blocks * sizeof(typename Codec::Block);
+  const size_t bytes = BytesOf<Codec>(blocks);
   __builtin_memset(copy, 0, kLanes * bytes);
   for (size_t r = 0; r < rows; ++r) __builtin_memcpy(copy + r * bytes, from.first + r * from.stride, bytes);
   return {copy, bytes};
 }
 
-// Where Accumulate gets its weights: from the file's blocks, or from an unpacked panel.
-//
-// From the file, a block's scales are gathered from the rows some blocks before they are needed, and the
-// cache lines kFetchAhead bytes further on are fetched, those of one row with every block: with so many rows
-// side by side the processor's own prefetching does not keep up. Behind the last blocks come the first of the
-// next rows (or, harmlessly, nothing: an address, not a pointer, since it may lie outside the weights).
 template <class Codec>
-struct FileSource {
-  using Block = typename Codec::Block;
-  using Dot = typename Codec::Dot;
-  static constexpr size_t kScalesAhead = 2;
-  static constexpr size_t kFetchAhead = 512;  // bytes of each row
-
-  Rows rows;
-  size_t blocks;
-  uint16_t scales[2 * kScalesAhead][kLanes];
-
-  void Start() {
-    for (size_t b = 0; b < kScalesAhead; ++b) GatherScales(b);
+[[gnu::noinline]] void UnpackPanel(Rows rows, size_t blocks, PanelOf<Codec>* out) {
+  for (size_t b = 0; b < blocks; b += Codec::kValues / kBlockValues) {
+    Unpack<Codec>(rows.first + BytesOf<Codec>(b), rows.stride, out + b);
   }
-  void Get(size_t b, Bytes w[kGroups], F32* scale) {
-    Fetch(b);
-    GatherScales(b + kScalesAhead);
-    Codec::Unpack(rows.first + b * sizeof(Block), rows.stride, w);
-    *scale = LoadF16(scales[b % (2 * kScalesAhead)]);
-  }
-  void Fetch(size_t b) const {
-    constexpr size_t kShare = kLanes * sizeof(Block);  // of one row, over kLanes blocks
-    constexpr size_t kSharesAhead = (kFetchAhead + kShare - 1) / kShare;
-    const size_t ahead = b / kLanes * kLanes + kSharesAhead * kLanes;
-    const size_t offset =
-        ahead < blocks ? ahead * sizeof(Block) : kLanes * rows.stride + (ahead - blocks) * sizeof(Block);
-    const uintptr_t share = reinterpret_cast<uintptr_t>(rows.first) + offset + b % kLanes * rows.stride;
-#pragma GCC unroll 16
-    for (size_t i = 0; i < kShare; i += 64) Prefetch(share + i);
-  }
-  void GatherScales(size_t b) {
-    const std::byte* block = rows.first + Fewer(b, blocks - 1) * sizeof(Block) + offsetof(Block, scale);
-    uint16_t* out = scales[b % (2 * kScalesAhead)];
-#pragma GCC unroll 16
-    for (size_t r = 0; r < kLanes; ++r) __builtin_memcpy(out + r, block + r * rows.stride, sizeof(uint16_t));
-  }
-};
+}
 
-template <class DotType>
-struct PanelSource {
-  using Dot = DotType;
-  const Panel* panel;
-
-  void Start() {}
-  void Get(size_t b, Bytes w[kGroups], F32* scale) const {
+// Asks for the bytes that are `ahead` bytes behind the start of each row's stretch: with so many rows side by
+// side the processor's own prefetching does not keep up. An address, not a pointer: it may lie outside the
+// weights.
+template <size_t kBytes>
+void FetchRows(uintptr_t address, size_t stride) {
+  for (size_t r = 0; r < kLanes; ++r) {
 #pragma GCC unroll 8
-    for (size_t j = 0; j < kGroups; ++j) w[j] = LoadBytes(panel->bytes[b][j]);
-    *scale = Load(panel->scales[b]);
+    for (size_t i = 0; i < kBytes; i += 64) Prefetch(address + r * stride + i);
   }
-};
+}
 
 // The tokens that share a pass over some blocks of some rows.
 struct Tile {
@@ -117,89 +82,139 @@ inline const ActivationBlock& BlockAt(const std::byte* p) {
   return *reinterpret_cast<const ActivationBlock*>(p);
 }
 
-// P sources of kLanes rows each, times T tokens.
-template <size_t P, size_t T, class Source>
-[[gnu::noinline]] void Accumulate(const Source* sources, const Tile& tile) {
-  using Dot = typename Source::Dot;
+// Rows of the output that are in a tile; whole vectors wherever possible, since a masked store cannot be
+// forwarded to the load of the next stretch.
+inline F32 LoadRows(const float* p, size_t rows) { return rows >= kLanes ? Load(p) : LoadN(p, rows); }
+inline void StoreRows(float* p, F32 x, size_t rows) {
+  if (rows >= kLanes) {
+    Store(p, x);
+  } else {
+    StoreN(p, x, rows);
+  }
+}
+
+// acc[p][t] += scale * (dot product of part kPart of block b of panel p and token t).
+template <size_t P, size_t T, size_t kPart, class Panel>
+[[gnu::always_inline]] inline void AddDots(const Panel* const* panels, size_t b, const std::byte* a,
+                                           size_t stride, F32 (&acc)[P][T]) {
+  using Dot = typename Panel::Dot;
+  constexpr size_t kSteps = kPart == kWhole ? kGroups : kGroups / 2;
+  constexpr size_t kFirst = kPart == kWhole ? 0 : kPart * kSteps;
   constexpr bool kTwoChains = P * T <= 2;  // else there are enough sums to hide the latency of each
-  Source source[P];
-  F32 acc[P][T];
-#pragma GCC unroll 2
+  typename Dot::Acc dot[P][T], odd[P][T];
+#pragma GCC unroll kUnroll
   for (size_t p = 0; p < P; ++p) {
-    source[p] = sources[p];
-    source[p].Start();
-#pragma GCC unroll 16
+#pragma GCC unroll kUnroll
+    for (size_t t = 0; t < T; ++t) {
+      dot[p][t] = Dot::template Init<kPart>(BlockAt(a + t * stride));
+      odd[p][t] = Dot::Nothing();
+    }
+  }
+#pragma GCC unroll kUnroll
+  for (size_t j = kFirst; j < kFirst + kSteps; ++j) {
+    Bytes w[P];
+#pragma GCC unroll kUnroll
+    for (size_t p = 0; p < P; ++p) w[p] = LoadBytes(panels[p][b].bytes[j]);
+#pragma GCC unroll kUnroll
+    for (size_t t = 0; t < T; ++t) {
+      const Bytes four = Broadcast4(BlockAt(a + t * stride).values + 4 * j);
+#pragma GCC unroll kUnroll
+      for (size_t p = 0; p < P; ++p) {
+        typename Dot::Acc& sum = kTwoChains && j % 2 == 1 ? odd[p][t] : dot[p][t];
+        sum = Dot::Step(sum, w[p], four);
+      }
+    }
+  }
+#pragma GCC unroll kUnroll
+  for (size_t p = 0; p < P; ++p) {
+    const F32 scale = Load(panels[p][b].scales[kPart == kWhole ? 0 : kPart]);
+#pragma GCC unroll kUnroll
+    for (size_t t = 0; t < T; ++t) {
+      const ActivationBlock& block = BlockAt(a + t * stride);
+      if constexpr (kTwoChains) dot[p][t] = Dot::Join(dot[p][t], odd[p][t]);
+      acc[p][t] = Fma(Mul(scale, Set(block.scale)), Dot::Finish(dot[p][t], block), acc[p][t]);
+    }
+  }
+}
+
+// acc[p][t] -= minimum * (sum of token t's values).
+template <size_t P, size_t T, size_t kPart, class Panel>
+[[gnu::always_inline]] inline void AddMinima(const Panel* const* panels, size_t b, const std::byte* a,
+                                             size_t stride, F32 (&acc)[P][T]) {
+#pragma GCC unroll kUnroll
+  for (size_t p = 0; p < P; ++p) {
+    const F32 minimum = Load(panels[p][b].minima(kPart == kWhole ? 0 : kPart));
+#pragma GCC unroll kUnroll
+    for (size_t t = 0; t < T; ++t) {
+      acc[p][t] = Fma(minimum, Set(BlockAt(a + t * stride).minus_sum[kPart]), acc[p][t]);
+    }
+  }
+}
+
+// P panels, one `panel_blocks` blocks behind the other, times T tokens.
+template <size_t P, size_t T, class Panel>
+[[gnu::noinline]] void Accumulate(const Panel* first, size_t panel_blocks, const Tile& tile) {
+  const Panel* panels[P];
+  F32 acc[P][T];
+#pragma GCC unroll kUnroll
+  for (size_t p = 0; p < P; ++p) {
+    panels[p] = first + p * panel_blocks;
+#pragma GCC unroll kUnroll
     for (size_t t = 0; t < T; ++t) {
       const float* out = tile.out + t * tile.out_stride + p * kLanes;
-      acc[p][t] = tile.first ? Zero() : LoadN(out, Fewer(kLanes, tile.rows - p * kLanes));
+      acc[p][t] = tile.first ? Zero() : LoadRows(out, tile.rows - p * kLanes);
     }
   }
   const std::byte* a = tile.activations;
   const size_t stride = tile.activation_stride;
   for (size_t b = 0; b < tile.blocks; ++b, a += sizeof(ActivationBlock)) {
-    Bytes w[P][kGroups];
-    F32 scale[P];
-    typename Dot::Acc dot[P][T], odd[P][T];
-#pragma GCC unroll 2
-    for (size_t p = 0; p < P; ++p) {
-      source[p].Get(b, w[p], &scale[p]);
-#pragma GCC unroll 16
-      for (size_t t = 0; t < T; ++t) {
-        dot[p][t] = Dot::Init(BlockAt(a + t * stride));
-        odd[p][t] = Dot::Nothing();
-      }
-    }
-#pragma GCC unroll 8
-    for (size_t j = 0; j < kGroups; ++j) {
-#pragma GCC unroll 16
-      for (size_t t = 0; t < T; ++t) {
-        const Bytes four = Broadcast4(BlockAt(a + t * stride).values + 4 * j);
-#pragma GCC unroll 2
-        for (size_t p = 0; p < P; ++p) {
-          typename Dot::Acc& sum = kTwoChains && j % 2 == 1 ? odd[p][t] : dot[p][t];
-          sum = Dot::Step(sum, w[p][j], four);
-        }
-      }
-    }
-#pragma GCC unroll 16
-    for (size_t t = 0; t < T; ++t) {
-      const ActivationBlock& block = BlockAt(a + t * stride);
-#pragma GCC unroll 2
-      for (size_t p = 0; p < P; ++p) {
-        if constexpr (kTwoChains) dot[p][t] = Dot::Join(dot[p][t], odd[p][t]);
-        acc[p][t] = Fma(Mul(scale[p], Set(block.scale)), Dot::Finish(dot[p][t], block), acc[p][t]);
+    if constexpr (Panel::kScales == 1) {
+      AddDots<P, T, kWhole>(panels, b, a, stride, acc);
+      if constexpr (Panel::kMinima) AddMinima<P, T, kWhole>(panels, b, a, stride, acc);
+    } else {
+      AddDots<P, T, 0>(panels, b, a, stride, acc);
+      AddDots<P, T, 1>(panels, b, a, stride, acc);
+      if constexpr (Panel::kMinima) {
+        AddMinima<P, T, 0>(panels, b, a, stride, acc);
+        AddMinima<P, T, 1>(panels, b, a, stride, acc);
       }
     }
   }
-#pragma GCC unroll 2
+#pragma GCC unroll kUnroll
   for (size_t p = 0; p < P; ++p) {
-#pragma GCC unroll 16
+#pragma GCC unroll kUnroll
     for (size_t t = 0; t < T; ++t) {
-      float* out = tile.out + t * tile.out_stride + p * kLanes;
-      StoreN(out, acc[p][t], Fewer(kLanes, tile.rows - p * kLanes));
+      StoreRows(tile.out + t * tile.out_stride + p * kLanes, acc[p][t], tile.rows - p * kLanes);
     }
   }
 }
 
-template <size_t P, size_t T, class Source>
-void AccumulateTokens(size_t tokens, const Source* sources, const Tile& tile) {
+template <size_t P, size_t T, class Panel>
+void AccumulateTokens(size_t tokens, const Panel* first, size_t panel_blocks, const Tile& tile) {
   if constexpr (T > 1) {
-    if (tokens < T) return AccumulateTokens<P, T - 1>(tokens, sources, tile);
+    if (tokens < T) return AccumulateTokens<P, T - 1>(tokens, first, panel_blocks, tile);
   }
-  Accumulate<P, T>(sources, tile);
+  Accumulate<P, T>(first, panel_blocks, tile);
 }
 
-// Few tokens: kLanes rows, all blocks; chunk by chunk only where an incomplete tile has to be copied.
+// Few tokens: kLanes rows, all blocks.
 template <class Codec>
-void MultiplyFromFile(const MatmulArgs& args, size_t row, size_t activation_stride, Scratch* scratch) {
-  using Block = typename Codec::Block;
+void MultiplyStretches(const MatmulArgs& args, size_t row, size_t activation_stride, Scratch* scratch) {
+  constexpr size_t kBytes = BytesOf<Codec>(kStretch);
+  constexpr size_t kAhead = (512 + kBytes - 1) / kBytes * kStretch;  // blocks
+  PanelOf<Codec>* panel = reinterpret_cast<PanelOf<Codec>*>(scratch->panels);
   const size_t blocks = args.k / kBlockValues;
   const size_t rows = Fewer(kLanes, args.rows - row);
-  const size_t chunk = rows == kLanes ? blocks : kChunkBlocks;
-  for (size_t b = 0; b < blocks; b += chunk) {
-    const size_t count = Fewer(chunk, blocks - b);
-    const std::byte* first = args.weights + row * args.row_bytes + b * sizeof(Block);
-    const Rows from = CompleteRows<Codec>({first, args.row_bytes}, rows, count, scratch->rows);
+  const std::byte* first = args.weights + row * args.row_bytes;
+  for (size_t b = 0; b < blocks; b += kStretch) {
+    const size_t count = Fewer(kStretch, blocks - b);
+    // Behind the last blocks come the first of the next rows.
+    const size_t ahead = b + kAhead < blocks ? BytesOf<Codec>(b + kAhead)
+                                             : kLanes * args.row_bytes + BytesOf<Codec>(b + kAhead - blocks);
+    FetchRows<kBytes>(reinterpret_cast<uintptr_t>(first) + ahead, args.row_bytes);
+    const Rows from =
+        CompleteRows<Codec>({first + BytesOf<Codec>(b), args.row_bytes}, rows, count, scratch->rows);
+    UnpackPanel<Codec>(from, count, panel);
     const Tile tile = {args.activations + b * sizeof(ActivationBlock),
                        activation_stride,
                        count,
@@ -207,53 +222,37 @@ void MultiplyFromFile(const MatmulArgs& args, size_t row, size_t activation_stri
                        args.out + row,
                        args.out_stride,
                        rows};
-    const FileSource<Codec> source = {from, count, {}};
-    AccumulateTokens<1, kDirectTokens>(args.n, &source, tile);
+    AccumulateTokens<1, kDirectTokens>(args.n, panel, 0, tile);
   }
 }
 
-template <class Codec>
-void UnpackPanel(Rows rows, size_t blocks, Panel* panel) {
-  FileSource<Codec> source = {rows, blocks, {}};
-  source.Start();
-  for (size_t b = 0; b < blocks; ++b) {
-    Bytes w[kGroups];
-    F32 scale;
-    source.Get(b, w, &scale);
-    for (size_t j = 0; j < kGroups; ++j) StoreBytes(panel->bytes[b][j], w[j]);
-    Store(panel->scales[b], scale);
-  }
-}
-
-// Up to kPanelsTogether panels in scratch, which stay in the first-level cache, times all tokens.
-template <size_t P, class Dot>
+// P panels in scratch times all tokens.
+template <size_t P, class Panel>
 void MultiplyPanels(const Panel* panels, size_t tokens, const Tile& all) {
-  PanelSource<Dot> sources[P];
-  for (size_t p = 0; p < P; ++p) sources[p].panel = panels + p;
   const size_t tiles = (tokens + kTileTokens - 1) / kTileTokens;
   for (size_t i = 0; i < tiles; ++i) {
     const size_t t = tokens * i / tiles;  // tiles of nearly equal size
     Tile tile = all;
     tile.activations += t * all.activation_stride;
     tile.out += t * all.out_stride;
-    AccumulateTokens<P, kTileTokens>(tokens * (i + 1) / tiles - t, sources, tile);
+    AccumulateTokens<P, kTileTokens>(tokens * (i + 1) / tiles - t, panels, kChunkBlocks, tile);
   }
 }
 
-// Many tokens: up to kRowTile rows, chunk by chunk.
+// Many tokens: kPanelsTogether times kLanes rows, chunk by chunk.
 template <class Codec>
-void MultiplyFromPanels(const MatmulArgs& args, size_t row, size_t activation_stride, Scratch* scratch) {
-  using Dot = typename Codec::Dot;
+void MultiplyChunks(const MatmulArgs& args, size_t row, size_t activation_stride, Scratch* scratch) {
   constexpr size_t kStep = kPanelsTogether * kLanes;
+  PanelOf<Codec>* panels = reinterpret_cast<PanelOf<Codec>*>(scratch->panels);
   const size_t blocks = args.k / kBlockValues;
   const size_t rows = Fewer(kStep, args.rows - row);
   for (size_t b = 0; b < blocks; b += kChunkBlocks) {
     const size_t count = Fewer(kChunkBlocks, blocks - b);
     for (size_t r = 0; r < rows; r += kLanes) {
-      const std::byte* first = args.weights + (row + r) * args.row_bytes + b * sizeof(typename Codec::Block);
+      const std::byte* first = args.weights + (row + r) * args.row_bytes + BytesOf<Codec>(b);
       const Rows from =
           CompleteRows<Codec>({first, args.row_bytes}, Fewer(kLanes, rows - r), count, scratch->rows);
-      UnpackPanel<Codec>(from, count, &scratch->panels[r / kLanes]);
+      UnpackPanel<Codec>(from, count, panels + r / kLanes * kChunkBlocks);
     }
     const Tile tile = {args.activations + b * sizeof(ActivationBlock),
                        activation_stride,
@@ -263,9 +262,9 @@ void MultiplyFromPanels(const MatmulArgs& args, size_t row, size_t activation_st
                        args.out_stride,
                        rows};
     if (rows > kStep - kLanes) {
-      MultiplyPanels<kPanelsTogether, Dot>(scratch->panels, args.n, tile);
+      MultiplyPanels<kPanelsTogether>(panels, args.n, tile);
     } else {
-      MultiplyPanels<1, Dot>(scratch->panels, args.n, tile);
+      MultiplyPanels<1>(panels, args.n, tile);
     }
   }
 }
@@ -276,10 +275,10 @@ void MatmulQ8(const MatmulArgs& args) {
   Scratch* scratch = reinterpret_cast<Scratch*>(args.scratch);
   if (args.n == 0) return;
   if (args.n <= kDirectTokens) {
-    for (size_t r = 0; r < args.rows; r += kLanes) MultiplyFromFile<Codec>(args, r, stride, scratch);
+    for (size_t r = 0; r < args.rows; r += kLanes) MultiplyStretches<Codec>(args, r, stride, scratch);
   } else {
     for (size_t r = 0; r < args.rows; r += kPanelsTogether * kLanes)
-      MultiplyFromPanels<Codec>(args, r, stride, scratch);
+      MultiplyChunks<Codec>(args, r, stride, scratch);
   }
 }
 

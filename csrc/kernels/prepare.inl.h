@@ -1,4 +1,4 @@
-// Activations as the matmuls want them. Include after codec.inl.h.
+// Activations as the matmuls want them. Include after formats.inl.h.
 #pragma once
 
 #include "kernels/activations.h"
@@ -17,12 +17,18 @@ void PrepareQ8(const float* x, size_t k, std::byte* out) {
     float max;
     __builtin_memcpy(&max, &bits, sizeof max);
     if (bits >= 0x7f800000) {
-      block.scale = __builtin_nanf("");
+      block.scale = __builtin_nanf("");  // and the sums stay 0: fma with a NaN product is NaN already
     } else if (max >= kSmallestActivation) {
       const int32_t sum = QuantizeBlock(x + i, 127.0f / max, block.values);
+      int32_t first = 0;
+      for (size_t j = 0; j < kBlockValues / 2; ++j) first += block.values[j];
       block.scale = max / 127.0f;
       block.minus_8_sum = -8 * sum;
-      block.minus_128_sum = -128 * sum;
+      const int32_t sums[3] = {first, sum - first, sum};
+      for (size_t part = 0; part < 3; ++part) {
+        block.minus_128_sum[part] = -128 * sums[part];
+        block.minus_sum[part] = block.scale * static_cast<float>(-sums[part]);
+      }
     }
     __builtin_memcpy(out, &block, sizeof block);
   }

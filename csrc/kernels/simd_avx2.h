@@ -124,7 +124,46 @@ inline Bytes NoBytes() { return _mm256_setzero_si256(); }
 inline Bytes Xor(Bytes a, Bytes b) { return _mm256_xor_si256(a, b); }
 inline Bytes LowNibbles(Bytes x) { return _mm256_and_si256(x, _mm256_set1_epi8(15)); }
 inline Bytes HighNibbles(Bytes x) { return LowNibbles(_mm256_srli_epi16(x, 4)); }
-inline Bytes PackSigned(Bytes x) { return x; }
+
+inline Bytes And(Bytes a, Bytes b) { return _mm256_and_si256(a, b); }
+inline Bytes Or(Bytes a, Bytes b) { return _mm256_or_si256(a, b); }
+inline Bytes SubBytes(Bytes a, Bytes b) { return _mm256_sub_epi8(a, b); }
+inline Bytes SplatByte(int value) { return _mm256_set1_epi8(static_cast<char>(value)); }
+template <int kBits>
+Bytes ShiftRight(Bytes x) {
+  return _mm256_srli_epi32(x, kBits);
+}
+template <int kBits>
+Bytes ShiftLeft(Bytes x) {
+  return _mm256_slli_epi32(x, kBits);
+}
+template <int kFirst>
+Bytes SpreadBits(Bytes x) {
+  constexpr int kByte = kFirst / 8;
+  constexpr uint32_t kBits = 0x08040201u << (kFirst % 8);
+  const __m256i order =
+      _mm256_add_epi8(_mm256_set1_epi8(kByte), _mm256_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c,  //
+                                                                 0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+  const __m256i bits = _mm256_set1_epi32(static_cast<int32_t>(kBits));
+  const __m256i set = _mm256_cmpeq_epi8(And(_mm256_shuffle_epi8(x, order), bits), bits);
+  return And(set, _mm256_set1_epi8(16));
+}
+inline Bytes Lookup(const int8_t table[16], Bytes x) {
+  return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(LoadWords(table)), x);
+}
+template <int kByte>
+F32 UnsignedByte(Bytes x) {
+  return _mm256_cvtepi32_ps(And(ShiftRight<8 * kByte>(x), _mm256_set1_epi32(255)));
+}
+template <int kByte>
+F32 SignedByte(Bytes x) {
+  return _mm256_cvtepi32_ps(_mm256_srai_epi32(ShiftLeft<24 - 8 * kByte>(x), 24));
+}
+template <int kHalf>
+F32 HalfFloat(Bytes x) {
+  const __m256i low = And(ShiftRight<16 * kHalf>(x), _mm256_set1_epi32(0xffff));
+  return _mm256_cvtph_ps(_mm_packus_epi32(_mm256_castsi256_si128(low), _mm256_extracti128_si256(low, 1)));
+}
 
 inline Bytes Broadcast4(const int8_t* a) {
   int32_t four;
@@ -140,7 +179,11 @@ struct DotSigned {
   using Acc = __m256i;
   static Acc Nothing() { return _mm256_setzero_si256(); }
   static Acc Join(Acc a, Acc b) { return _mm256_add_epi32(a, b); }
-  static Acc Init(const ActivationBlock&) { return _mm256_setzero_si256(); }
+  static Bytes Pack(Bytes x) { return x; }
+  template <size_t>
+  static Acc Init(const ActivationBlock&) {
+    return Nothing();
+  }
   static Acc Step(Acc acc, Bytes w, Bytes a) {
     const __m256i pairs = _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
     return _mm256_add_epi32(acc, WidenPairs(pairs));
@@ -152,11 +195,30 @@ struct DotNibble {
   using Acc = __m256i;
   static Acc Nothing() { return _mm256_setzero_si256(); }
   static Acc Join(Acc a, Acc b) { return _mm256_add_epi16(a, b); }
-  static Acc Init(const ActivationBlock&) { return _mm256_setzero_si256(); }
+  template <size_t>
+  static Acc Init(const ActivationBlock&) {
+    return Nothing();
+  }
   static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm256_add_epi16(acc, _mm256_maddubs_epi16(w, a)); }
   static F32 Finish(Acc acc, const ActivationBlock& a) {
     return _mm256_cvtepi32_ps(_mm256_add_epi32(WidenPairs(acc), _mm256_set1_epi32(a.minus_8_sum)));
   }
+};
+
+// A pair is at most 2 * 128 * 127 = 32512.
+struct DotCode {
+  using Acc = __m256i;
+  static Acc Nothing() { return _mm256_setzero_si256(); }
+  static Acc Join(Acc a, Acc b) { return _mm256_add_epi32(a, b); }
+  static Bytes Pack(Bytes x) { return x; }
+  template <size_t>
+  static Acc Init(const ActivationBlock&) {
+    return Nothing();
+  }
+  static Acc Step(Acc acc, Bytes w, Bytes a) {
+    return _mm256_add_epi32(acc, WidenPairs(_mm256_maddubs_epi16(w, a)));
+  }
+  static F32 Finish(Acc acc, const ActivationBlock&) { return _mm256_cvtepi32_ps(acc); }
 };
 
 inline uint32_t MaxMagnitudeBits(const float* x) {

@@ -124,6 +124,44 @@ inline Bytes Xor(Bytes a, Bytes b) { return _mm512_xor_si512(a, b); }
 inline Bytes LowNibbles(Bytes x) { return _mm512_and_si512(x, _mm512_set1_epi8(15)); }
 inline Bytes HighNibbles(Bytes x) { return LowNibbles(_mm512_srli_epi16(x, 4)); }
 
+inline Bytes And(Bytes a, Bytes b) { return _mm512_and_si512(a, b); }
+inline Bytes Or(Bytes a, Bytes b) { return _mm512_or_si512(a, b); }
+inline Bytes SubBytes(Bytes a, Bytes b) { return _mm512_sub_epi8(a, b); }
+inline Bytes SplatByte(int value) { return _mm512_set1_epi8(static_cast<char>(value)); }
+template <int kBits>
+Bytes ShiftRight(Bytes x) {
+  return _mm512_srli_epi32(x, kBits);
+}
+template <int kBits>
+Bytes ShiftLeft(Bytes x) {
+  return _mm512_slli_epi32(x, kBits);
+}
+template <int kFirst>
+Bytes SpreadBits(Bytes x) {
+  constexpr int kByte = kFirst / 8;
+  constexpr uint32_t kBits = 0x08040201u << (kFirst % 8);
+  const __m512i lanes = _mm512_broadcast_i32x4(_mm_setr_epi32(0, 0x04040404, 0x08080808, 0x0c0c0c0c));
+  const __m512i order = _mm512_add_epi8(lanes, _mm512_set1_epi8(kByte));
+  const __m512i bits = _mm512_set1_epi32(static_cast<int32_t>(kBits));
+  return _mm512_maskz_set1_epi8(_mm512_test_epi8_mask(_mm512_shuffle_epi8(x, order), bits), 16);
+}
+inline Bytes Lookup(const int8_t table[16], Bytes x) {
+  const __m128i values = _mm_loadu_si128(reinterpret_cast<const __m128i*>(table));
+  return _mm512_shuffle_epi8(_mm512_broadcast_i32x4(values), x);
+}
+template <int kByte>
+F32 UnsignedByte(Bytes x) {
+  return _mm512_cvtepi32_ps(And(ShiftRight<8 * kByte>(x), _mm512_set1_epi32(255)));
+}
+template <int kByte>
+F32 SignedByte(Bytes x) {
+  return _mm512_cvtepi32_ps(_mm512_srai_epi32(ShiftLeft<24 - 8 * kByte>(x), 24));
+}
+template <int kHalf>
+F32 HalfFloat(Bytes x) {
+  return _mm512_cvtph_ps(_mm512_cvtepi32_epi16(ShiftRight<16 * kHalf>(x)));
+}
+
 inline Bytes Broadcast4(const int8_t* a) {
   int32_t four;
   __builtin_memcpy(&four, a, sizeof four);
@@ -133,12 +171,15 @@ inline Bytes Broadcast4(const int8_t* a) {
 #ifdef __AVX512VNNI__
 // vpdpbusd takes unsigned bytes on one side: signed weights are stored as w + 128, and the sum starts from
 // what takes the offset out again. Nothing saturates: every product and sum is exact in 32 bits.
-inline Bytes PackSigned(Bytes x) { return Xor(x, _mm512_set1_epi8(-128)); }
 struct DotSigned {
   using Acc = __m512i;
   static Acc Nothing() { return _mm512_setzero_si512(); }
   static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
-  static Acc Init(const ActivationBlock& a) { return _mm512_set1_epi32(a.minus_128_sum); }
+  static Bytes Pack(Bytes x) { return Xor(x, _mm512_set1_epi8(-128)); }
+  template <size_t kPart>
+  static Acc Init(const ActivationBlock& a) {
+    return _mm512_set1_epi32(a.minus_128_sum[kPart]);
+  }
   static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
   static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
 };
@@ -146,12 +187,26 @@ struct DotNibble {
   using Acc = __m512i;
   static Acc Nothing() { return _mm512_setzero_si512(); }
   static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
-  static Acc Init(const ActivationBlock& a) { return _mm512_set1_epi32(a.minus_8_sum); }
+  template <size_t>
+  static Acc Init(const ActivationBlock& a) {
+    return _mm512_set1_epi32(a.minus_8_sum);
+  }
+  static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
+  static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
+};
+struct DotCode {
+  using Acc = __m512i;
+  static Acc Nothing() { return _mm512_setzero_si512(); }
+  static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
+  static Bytes Pack(Bytes x) { return x; }
+  template <size_t>
+  static Acc Init(const ActivationBlock&) {
+    return Nothing();
+  }
   static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
   static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
 };
 #else
-inline Bytes PackSigned(Bytes x) { return x; }
 inline __m512i WidenPairs(__m512i x) { return _mm512_madd_epi16(x, _mm512_set1_epi16(1)); }
 // maddubs adds two products in 16 bits with saturation, which never sets in: activations are at most 127 in
 // size (prepare.inl.h), so with |w| <= 128, also for hostile weights, a pair is at most 2 * 128 * 127 =
@@ -160,7 +215,11 @@ struct DotSigned {
   using Acc = __m512i;
   static Acc Nothing() { return _mm512_setzero_si512(); }
   static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
-  static Acc Init(const ActivationBlock&) { return _mm512_setzero_si512(); }
+  static Bytes Pack(Bytes x) { return x; }
+  template <size_t>
+  static Acc Init(const ActivationBlock&) {
+    return Nothing();
+  }
   static Acc Step(Acc acc, Bytes w, Bytes a) {
     const __m512i signed_a = _mm512_mask_sub_epi8(a, _mm512_movepi8_mask(w), _mm512_setzero_si512(), a);
     return _mm512_add_epi32(acc, WidenPairs(_mm512_maddubs_epi16(_mm512_abs_epi8(w), signed_a)));
@@ -172,11 +231,29 @@ struct DotNibble {
   using Acc = __m512i;
   static Acc Nothing() { return _mm512_setzero_si512(); }
   static Acc Join(Acc a, Acc b) { return _mm512_add_epi16(a, b); }
-  static Acc Init(const ActivationBlock&) { return _mm512_setzero_si512(); }
+  template <size_t>
+  static Acc Init(const ActivationBlock&) {
+    return Nothing();
+  }
   static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_add_epi16(acc, _mm512_maddubs_epi16(w, a)); }
   static F32 Finish(Acc acc, const ActivationBlock& a) {
     return _mm512_cvtepi32_ps(_mm512_add_epi32(WidenPairs(acc), _mm512_set1_epi32(a.minus_8_sum)));
   }
+};
+// A pair is at most 2 * 128 * 127 = 32512.
+struct DotCode {
+  using Acc = __m512i;
+  static Acc Nothing() { return _mm512_setzero_si512(); }
+  static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
+  static Bytes Pack(Bytes x) { return x; }
+  template <size_t>
+  static Acc Init(const ActivationBlock&) {
+    return Nothing();
+  }
+  static Acc Step(Acc acc, Bytes w, Bytes a) {
+    return _mm512_add_epi32(acc, WidenPairs(_mm512_maddubs_epi16(w, a)));
+  }
+  static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
 };
 #endif
 

@@ -203,25 +203,104 @@ inline Bytes HighNibbles(Bytes x) {
   for (uint8_t& b : x.byte) b = b >> 4;
   return x;
 }
+inline Bytes And(Bytes a, Bytes b) {
+  for (size_t i = 0; i < sizeof a.byte; ++i) a.byte[i] = a.byte[i] & b.byte[i];
+  return a;
+}
+inline Bytes Or(Bytes a, Bytes b) {
+  for (size_t i = 0; i < sizeof a.byte; ++i) a.byte[i] = a.byte[i] | b.byte[i];
+  return a;
+}
+// Byte by byte, without carries.
+inline Bytes SubBytes(Bytes a, Bytes b) {
+  for (size_t i = 0; i < sizeof a.byte; ++i) a.byte[i] = static_cast<uint8_t>(a.byte[i] - b.byte[i]);
+  return a;
+}
+inline Bytes SplatByte(int value) {
+  Bytes r;
+  for (uint8_t& b : r.byte) b = static_cast<uint8_t>(value);
+  return r;
+}
+// Of the 32 bits of each lane; bits pass from byte to byte.
+template <int kBits>
+Bytes ShiftRight(Bytes x) {
+  for (size_t r = 0; r < kLanes; ++r) {
+    uint32_t lane;
+    __builtin_memcpy(&lane, x.byte + r * 4, sizeof lane);
+    lane >>= kBits;
+    __builtin_memcpy(x.byte + r * 4, &lane, sizeof lane);
+  }
+  return x;
+}
+template <int kBits>
+Bytes ShiftLeft(Bytes x) {
+  for (size_t r = 0; r < kLanes; ++r) {
+    uint32_t lane;
+    __builtin_memcpy(&lane, x.byte + r * 4, sizeof lane);
+    lane <<= kBits;
+    __builtin_memcpy(x.byte + r * 4, &lane, sizeof lane);
+  }
+  return x;
+}
+// Byte i of each lane is 16 if bit kFirst + i of the lane is set, else 0; kFirst is a multiple of 4.
+template <int kFirst>
+Bytes SpreadBits(Bytes x) {
+  const Bytes word = ShiftRight<kFirst>(x);
+  for (size_t i = 0; i < sizeof x.byte; ++i)
+    x.byte[i] = static_cast<uint8_t>((word.byte[i / 4 * 4] >> (i % 4) & 1) * 16);
+  return x;
+}
+// table[i] for every byte i < 16.
+inline Bytes Lookup(const int8_t table[16], Bytes x) {
+  for (uint8_t& b : x.byte) b = static_cast<uint8_t>(table[b & 15]);
+  return x;
+}
+// Byte kByte of each lane as a number, and half kHalf of each lane as a 16-bit float.
+template <int kByte>
+F32 UnsignedByte(Bytes x) {
+  F32 r;
+  for (size_t i = 0; i < kLanes; ++i) r.lane[i] = static_cast<float>(x.byte[i * 4 + kByte]);
+  return r;
+}
+template <int kByte>
+F32 SignedByte(Bytes x) {
+  F32 r;
+  for (size_t i = 0; i < kLanes; ++i)
+    r.lane[i] = static_cast<float>(static_cast<int8_t>(x.byte[i * 4 + kByte]));
+  return r;
+}
+template <int kHalf>
+F32 HalfFloat(Bytes x) {
+  F32 r;
+  for (size_t i = 0; i < kLanes; ++i) {
+    uint16_t half;
+    __builtin_memcpy(&half, x.byte + i * 4 + kHalf * 2, sizeof half);
+    r.lane[i] = HalfToFloat(half);
+  }
+  return r;
+}
 // Four bytes, the same in every lane.
 inline Bytes Broadcast4(const int8_t* a) {
   Bytes r;
   for (size_t i = 0; i < kLanes; ++i) __builtin_memcpy(r.byte + i * 4, a, 4);
   return r;
 }
-// Signed bytes in the form that DotSigned wants its weights in.
-inline Bytes PackSigned(Bytes x) { return x; }
 
-// Dot products of a block: the block's eight groups of four weights per row, one Step each, against one
-// token's values, in one chain or joined from several. The result is exact, offset included.
-struct DotSigned {  // any int8, from PackSigned
+// Dot products of 32 values or a part of them: groups of four weights per row, one Step each, against one
+// token's values, in one chain or joined from several. The result is exact, offset included. `Pack` brings
+// weights into the form that Step takes; kPart is 0 or 1 for the halves of a block, kWhole for all of it.
+struct DotSigned {  // any int8
   using Acc = I32;
   static Acc Nothing() { return {}; }
   static Acc Join(Acc a, Acc b) {
     for (size_t i = 0; i < kLanes; ++i) a.lane[i] += b.lane[i];
     return a;
   }
-  static Acc Init(const ActivationBlock&) { return {}; }
+  static Bytes Pack(Bytes x) { return x; }
+  template <size_t kPart>
+  static Acc Init(const ActivationBlock&) {
+    return {};
+  }
   static Acc Step(Acc acc, Bytes w, Bytes a) {
     for (size_t r = 0; r < kLanes; ++r) {
       for (size_t i = 0; i < 4; ++i)
@@ -235,14 +314,14 @@ struct DotSigned {  // any int8, from PackSigned
     return r;
   }
 };
-struct DotNibble {  // 0..15, standing for -8..7
+struct DotCode {  // 0..128
   using Acc = I32;
   static Acc Nothing() { return {}; }
   static Acc Join(Acc a, Acc b) { return DotSigned::Join(a, b); }
-  static Acc Init(const ActivationBlock& a) {
-    Acc acc;
-    for (int32_t& lane : acc.lane) lane = a.minus_8_sum;
-    return acc;
+  static Bytes Pack(Bytes x) { return x; }
+  template <size_t kPart>
+  static Acc Init(const ActivationBlock&) {
+    return {};
   }
   static Acc Step(Acc acc, Bytes w, Bytes a) {
     for (size_t r = 0; r < kLanes; ++r) {
@@ -251,6 +330,19 @@ struct DotNibble {  // 0..15, standing for -8..7
     }
     return acc;
   }
+  static F32 Finish(Acc acc, const ActivationBlock& a) { return DotSigned::Finish(acc, a); }
+};
+struct DotNibble {  // 0..15, standing for -8..7; whole blocks only
+  using Acc = I32;
+  static Acc Nothing() { return {}; }
+  static Acc Join(Acc a, Acc b) { return DotSigned::Join(a, b); }
+  template <size_t kPart>
+  static Acc Init(const ActivationBlock& a) {
+    Acc acc;
+    for (int32_t& lane : acc.lane) lane = a.minus_8_sum;
+    return acc;
+  }
+  static Acc Step(Acc acc, Bytes w, Bytes a) { return DotCode::Step(acc, w, a); }
   static F32 Finish(Acc acc, const ActivationBlock& a) { return DotSigned::Finish(acc, a); }
 };
 

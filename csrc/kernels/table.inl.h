@@ -1,16 +1,21 @@
 // Everything that makes a kernel table, for an instruction set whose simd_*.h has been included.
 #pragma once
 
-#include "kernels/codec.inl.h"
+#include "kernels/formats.inl.h"
 #include "kernels/math.inl.h"
 // These build on the two above.
+#include "kernels/codec.inl.h"
 #include "kernels/limits.inl.h"
 #include "kernels/matmul_float.inl.h"
-#include "kernels/matmul_q8.inl.h"
 #include "kernels/prepare.inl.h"
 #include "kernels/vector.inl.h"
-// This one builds on matmul_float.inl.h.
+// These build on codec.inl.h and matmul_float.inl.h.
 #include "kernels/attention.inl.h"
+#include "kernels/codec_iq.inl.h"
+#include "kernels/codec_k.inl.h"
+#include "kernels/codec_plain.inl.h"
+#include "kernels/codec_ternary.inl.h"
+#include "kernels/matmul_q8.inl.h"
 
 namespace pygrok {
 namespace {
@@ -47,6 +52,26 @@ constexpr KernelTable MakeTable(const char* name, const char* description) {
 #endif
   SetKernels(table, TensorType::kQ4_0, BlockKernels<CodecQ4_0>());
   SetKernels(table, TensorType::kQ8_0, BlockKernels<CodecQ8_0>());
+  SetKernels(table, TensorType::kQ4_1, BlockKernels<CodecQ4_1>());
+  SetKernels(table, TensorType::kQ5_0, BlockKernels<CodecQ5_0>());
+  SetKernels(table, TensorType::kQ5_1, BlockKernels<CodecQ5_1>());
+  SetKernels(table, TensorType::kQ2_K, BlockKernels<CodecQ2_K>());
+  SetKernels(table, TensorType::kQ3_K, BlockKernels<CodecQ3_K>());
+  SetKernels(table, TensorType::kQ4_K, BlockKernels<CodecQ4_K>());
+  SetKernels(table, TensorType::kQ5_K, BlockKernels<CodecQ5_K>());
+  SetKernels(table, TensorType::kQ6_K, BlockKernels<CodecQ6_K>());
+  SetKernels(table, TensorType::kIQ2_XXS, BlockKernels<CodecIQ2_XXS>());
+  SetKernels(table, TensorType::kIQ2_XS, BlockKernels<CodecIQ2_XS>());
+  SetKernels(table, TensorType::kIQ3_XXS, BlockKernels<CodecIQ3_XXS>());
+  SetKernels(table, TensorType::kIQ1_S, BlockKernels<CodecIQ1_S>());
+  SetKernels(table, TensorType::kIQ4_NL, BlockKernels<CodecIQ4_NL>());
+  SetKernels(table, TensorType::kIQ3_S, BlockKernels<CodecIQ3_S>());
+  SetKernels(table, TensorType::kIQ2_S, BlockKernels<CodecIQ2_S>());
+  SetKernels(table, TensorType::kIQ4_XS, BlockKernels<CodecIQ4_XS>());
+  SetKernels(table, TensorType::kIQ1_M, BlockKernels<CodecIQ1_M>());
+  SetKernels(table, TensorType::kTQ1_0, BlockKernels<CodecTQ1_0>());
+  SetKernels(table, TensorType::kTQ2_0, BlockKernels<CodecTQ2_0>());
+  SetKernels(table, TensorType::kMXFP4, BlockKernels<CodecMXFP4>());
   table.kv[static_cast<size_t>(KvType::kF32)] = CacheKernels<FormatF32>();
   table.kv[static_cast<size_t>(KvType::kF16)] = CacheKernels<FormatF16>();
   table.kv[static_cast<size_t>(KvType::kBf16)] = CacheKernels<FormatBf16>();

@@ -1,78 +1,93 @@
 #include "quantize/codec.h"
 
+#include <bit>
+#include <stdexcept>
 #include <string>
 
-#include "quantize/codec.inl.h"
+#include "quantize/lanes.h"
 #include "util/error.h"
 
 namespace pygrok {
 namespace {
 
-struct CodecSet {
-  Codec codecs[5];
-  bool (*all_within)(const float* x, size_t n, float limit);
-};
+using Family = std::span<const Codec> (*)(CodecIsa isa);
+constexpr Family kFamilies[] = {PlainCodecs, KCodecs, CodebookCodecs};
 
-// The same source for each instruction set, all with the same results.
-#define PYGROK_CODEC_SET(Name, ...)                                                                     \
-  namespace Name {                                                                                      \
-  __VA_ARGS__ void F32(const float* x, size_t n, size_t rows, std::byte* out, size_t stride) {          \
-    F32Body(x, n, rows, out, stride);                                                                   \
-  }                                                                                                     \
-  __VA_ARGS__ void F16(const float* x, size_t n, size_t rows, std::byte* out, size_t stride) {          \
-    Float16Body<ToHalf>(x, n, rows, out, stride);                                                       \
-  }                                                                                                     \
-  __VA_ARGS__ void Bf16(const float* x, size_t n, size_t rows, std::byte* out, size_t stride) {         \
-    Float16Body<ToBf16>(x, n, rows, out, stride);                                                       \
-  }                                                                                                     \
-  __VA_ARGS__ void Q8_0(const float* x, size_t n, size_t rows, std::byte* out, size_t stride) {         \
-    Q8_0Body(x, n, rows, out, stride);                                                                  \
-  }                                                                                                     \
-  __VA_ARGS__ void Q4_0(const float* x, size_t n, size_t rows, std::byte* out, size_t stride) {         \
-    Q4_0Body(x, n, rows, out, stride);                                                                  \
-  }                                                                                                     \
-  __VA_ARGS__ bool Within(const float* x, size_t n, float limit) { return AllWithinBody(x, n, limit); } \
-  constexpr CodecSet kSet = {{{TensorType::kF32, 0x1.fffffep127f, F32},                                 \
-                              {TensorType::kF16, kHalfMax, F16},                                        \
-                              {TensorType::kBF16, 0x1.fep127f, Bf16},                                   \
-                              {TensorType::kQ8_0, kHalfMax * 127.0f, Q8_0},                             \
-                              {TensorType::kQ4_0, kHalfMax * 8.0f, Q4_0}},                              \
-                             Within};                                                                   \
+PYGROK_LANES bool AllWithinBody(const float* x, size_t n, float limit) {
+  // As integers, magnitudes rise with their values; infinity and NaN are above all others.
+  const int32_t most = std::bit_cast<int32_t>(limit);
+  I32x outside = {};
+  for (size_t i = 0; i < n; i += kLanes) {
+    F32x v;
+    Load(x + i, v);
+    outside |= (most - (I32x)((U32x)v & 0x7fffffffu)) >> 31;
   }
-
-PYGROK_CODEC_SET(baseline)
-#if defined(__x86_64__)
-PYGROK_CODEC_SET(avx2, [[gnu::target("avx2")]])
-PYGROK_CODEC_SET(avx512, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]])
-#endif
-
-const CodecSet& Best() {
-#if defined(__x86_64__)
-  static const CodecSet& best = __builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
-                                        __builtin_cpu_supports("avx512vl")
-                                    ? avx512::kSet
-                                : __builtin_cpu_supports("avx2") ? avx2::kSet
-                                                                 : baseline::kSet;
-  return best;
-#else
-  return baseline::kSet;
-#endif
+  int32_t any = 0;
+  for (size_t r = 0; r < kLanes; ++r) any |= outside[r];
+  return any == 0;
 }
+
+bool WithinBaseline(const float* x, size_t n, float limit) { return AllWithinBody(x, n, limit); }
+#if defined(__x86_64__)
+[[gnu::target("avx2")]] bool WithinAvx2(const float* x, size_t n, float limit) {
+  return AllWithinBody(x, n, limit);
+}
+[[gnu::target("avx512f")]] bool WithinAvx512(const float* x, size_t n, float limit) {
+  return AllWithinBody(x, n, limit);
+}
+#endif
+
+CodecIsa Detect() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512bw") && __builtin_cpu_supports("avx512dq") &&
+      __builtin_cpu_supports("avx512vl")) {
+    return CodecIsa::kAvx512;
+  }
+  if (__builtin_cpu_supports("avx2")) return CodecIsa::kAvx2;
+#endif
+  return CodecIsa::kBaseline;
+}
+
+constexpr const char* kIsaNames[] = {"baseline", "avx2", "avx512"};
 
 }  // namespace
 
-const Codec& CodecOf(TensorType type) {
+CodecIsa BestCodecIsa() {
+  static const CodecIsa best = Detect();
+  return best;
+}
+
+CodecIsa CodecIsaNamed(std::string_view name) {
+  const size_t last = static_cast<size_t>(BestCodecIsa());
+  if (name.empty()) return BestCodecIsa();
+  std::string choices;
+  for (size_t i = 0; i <= last; ++i) {
+    if (name == kIsaNames[i]) return static_cast<CodecIsa>(i);
+    choices += (i == 0 ? "" : ", ") + std::string(kIsaNames[i]);
+  }
+  throw std::invalid_argument("no encoders for isa '" + std::string(name) + "' here; choose one of " +
+                              choices);
+}
+
+const Codec& CodecOf(TensorType type, CodecIsa isa) {
   std::string names;
-  for (const Codec& codec : Best().codecs) {
-    if (codec.type == type) return codec;
-    names += names.empty() ? "" : ", ";
-    names += InfoOf(codec.type).name;
+  for (const Family family : kFamilies) {
+    for (const Codec& codec : family(isa)) {
+      if (codec.type == type) return codec;
+      names += (names.empty() ? "" : ", ") + std::string(InfoOf(codec.type).name);
+    }
   }
   throw ModelError(std::string("cannot write tensors of type ") + InfoOf(type).name + "; choose one of " +
                    names);
 }
 
-bool AllWithin(const float* x, size_t n, float limit) { return Best().all_within(x, n, limit); }
+bool AllWithin(const float* x, size_t n, float limit) {
+#if defined(__x86_64__)
+  if (BestCodecIsa() == CodecIsa::kAvx512) return WithinAvx512(x, n, limit);
+  if (BestCodecIsa() == CodecIsa::kAvx2) return WithinAvx2(x, n, limit);
+#endif
+  return WithinBaseline(x, n, limit);
+}
 
 void ThrowDoesNotFit(const Codec& codec) {
   throw ModelError(std::string("holds NaN, infinity or a value beyond the range of ") +

@@ -5,13 +5,16 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <limits>
 #include <optional>
 #include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "kernels/registry.h"
 #include "quantize/codec.h"
 #include "util/aligned.h"
+#include "util/error.h"
 
 namespace pygrok {
 namespace {
@@ -25,6 +28,8 @@ constexpr size_t kTileColumns = 256;  // a multiple of every type's block size
 
 constexpr size_t kQ8Values = 32;  // of a Q8_0 block
 
+constexpr float kLeastImportance = 1e-3f;  // of the average column's
+
 template <typename T>
 T Load(const std::byte* data, size_t index) {
   T value;
@@ -33,17 +38,28 @@ T Load(const std::byte* data, size_t index) {
 }
 
 struct Int8 {
-  static constexpr SourceType kType = SourceType::kInt8;
+  static constexpr size_t kBytes = 1;
   static float Value(const std::byte* data, size_t i) { return static_cast<float>(Load<int8_t>(data, i)); }
 };
 struct F32 {
-  static constexpr SourceType kType = SourceType::kF32;
+  static constexpr size_t kBytes = 4;
   static float Value(const std::byte* data, size_t i) { return Load<float>(data, i); }
 };
 struct Bf16 {
-  static constexpr SourceType kType = SourceType::kBf16;
+  static constexpr size_t kBytes = 2;
   static float Value(const std::byte* data, size_t i) {
     return std::bit_cast<float>(static_cast<uint32_t>(Load<uint16_t>(data, i)) << 16);
+  }
+};
+
+struct F16 {
+  static constexpr size_t kBytes = 2;
+  // The bits, moved into place, mean 2^-112 of the value; infinity and NaN stay what they are.
+  static float Value(const std::byte* data, size_t i) {
+    const uint32_t bits = Load<uint16_t>(data, i);
+    const uint32_t finite = std::bit_cast<uint32_t>(std::bit_cast<float>((bits & 0x7fffu) << 13) * 0x1p112f);
+    const uint32_t magnitude = (bits & 0x7c00u) == 0x7c00u ? finite | 0x7f800000u : finite;
+    return std::bit_cast<float>(magnitude | (bits & 0x8000u) << 16);
   }
 };
 
@@ -64,7 +80,7 @@ void TurnGroup(const SourceMatrix& source, const Part& part, float* x) {
     scale[r] =
         source.scales == nullptr ? 1.0f : Bf16::Value(source.scales, group * source.columns + part.row + r);
   }
-  const size_t size = BytesOf(Source::kType);
+  constexpr size_t size = Source::kBytes;
   const std::byte* from = source.data + (part.column * source.columns + part.row) * size;
   if (part.rows == kGroupRows) {
     for (size_t c = 0; c < part.columns; ++c, from += source.columns * size, x += kGroupRows) {
@@ -83,8 +99,7 @@ template <typename Source>
 void FillGroup(const SourceMatrix& source, const Part& part, float* x) {
   if (!source.transpose) {
     for (size_t r = 0; r < part.rows; ++r) {
-      const std::byte* from =
-          source.data + ((part.row + r) * source.columns + part.column) * BytesOf(Source::kType);
+      const std::byte* from = source.data + ((part.row + r) * source.columns + part.column) * Source::kBytes;
       for (size_t c = 0; c < part.columns; ++c) x[c * kGroupRows + r] = Source::Value(from, c);
     }
     return;
@@ -95,6 +110,18 @@ void FillGroup(const SourceMatrix& source, const Part& part, float* x) {
     const size_t n = std::min(part.columns - done, group - column % group);
     TurnGroup<Source>(source, {part.row, part.rows, column, n}, x + done * kGroupRows);
     done += n;
+  }
+}
+
+// The same for rows of blocks.
+void FillFromBlocks(const SourceMatrix& source, const Part& part, float* x) {
+  static const KernelTable& table = *SupportedTables().back();
+  const size_t row_bytes = RowBytes(source.blocks, source.columns);
+  float values[kTileColumns];
+  for (size_t r = 0; r < part.rows; ++r) {
+    const std::byte* from = source.data + (part.row + r) * row_bytes + RowBytes(source.blocks, part.column);
+    table.of(source.blocks).dequantize(from, part.columns, values);
+    for (size_t c = 0; c < part.columns; ++c) x[c * kGroupRows + r] = values[c];
   }
 }
 
@@ -162,6 +189,10 @@ Fill FillFor(SourceType type) {
       return FillGroup<F32>;
     case SourceType::kBf16:
       return FillGroup<Bf16>;
+    case SourceType::kF16:
+      return FillGroup<F16>;
+    case SourceType::kBlocks:
+      return FillFromBlocks;
   }
   throw std::invalid_argument("unknown source type");
 }
@@ -178,6 +209,17 @@ void Check(const SourceMatrix& source, TensorType type, size_t first_row, size_t
                                 std::to_string(first_row + rows) + " of a matrix with " +
                                 std::to_string(source.out_rows()));
   }
+  if (source.type == SourceType::kBlocks) {
+    const TensorTypeInfo& info = InfoOf(source.blocks);
+    if (source.transpose) throw std::invalid_argument("rows of blocks cannot be transposed");
+    if (SupportedTables().back()->of(source.blocks).dequantize == nullptr) {
+      throw ModelError(std::string("cannot read tensors of type ") + info.name);
+    }
+    if (source.columns % info.block_size != 0) {
+      throw std::invalid_argument("rows of " + std::to_string(source.columns) + " values are not whole " +
+                                  info.name + " blocks");
+    }
+  }
   if (source.scales == nullptr) return;
   if (!source.transpose) throw std::invalid_argument("scales belong to matrices stored [in, out]");
   if (source.groups == 0 || source.rows % source.groups != 0) {
@@ -188,28 +230,42 @@ void Check(const SourceMatrix& source, TensorType type, size_t first_row, size_t
 
 }  // namespace
 
-size_t BytesOf(SourceType type) {
-  switch (type) {
-    case SourceType::kInt8:
-      return 1;
-    case SourceType::kF32:
-      return 4;
-    case SourceType::kBf16:
-      return 2;
+std::vector<float> UsableImportance(const float* importance, size_t n) {
+  double sum = 0.0;
+  for (size_t i = 0; i < n; ++i) {
+    if (!(importance[i] >= 0.0f && importance[i] <= std::numeric_limits<float>::max())) {
+      throw ModelError("importance of column " + std::to_string(i) + " is " + std::to_string(importance[i]) +
+                       ", not a mean square; make the importance matrix anew with pygrok imatrix");
+    }
+    sum += static_cast<double>(importance[i]);
   }
-  throw std::invalid_argument("unknown source type");
+  const double mean = sum / static_cast<double>(n);
+  std::vector<float> usable(n, 1.0f);  // nothing was active: all columns count alike
+  if (mean == 0.0) return usable;
+  for (size_t i = 0; i < n; ++i) {
+    usable[i] = std::max(static_cast<float>(static_cast<double>(importance[i]) / mean), kLeastImportance);
+  }
+  return usable;
 }
 
-void ConvertRows(ThreadPool& pool, const SourceMatrix& source, TensorType type, size_t first_row, size_t rows,
-                 std::byte* out) {
+void ConvertRows(ThreadPool& pool, const SourceMatrix& source, const Codec& codec, const float* importance,
+                 size_t first_row, size_t rows, std::byte* out) {
+  const TensorType type = codec.type;
   Check(source, type, first_row, rows);
+  if (codec.needs_importance && importance == nullptr) {
+    throw ModelError(std::string(InfoOf(type).name) +
+                     " needs an importance matrix: make one with pygrok imatrix");
+  }
+  const size_t k = source.out_columns();
+  std::vector<float> usable;
+  if (importance != nullptr) usable = UsableImportance(importance, k);
   if (rows == 0) return;
-  const Codec& codec = CodecOf(type);
   const Fill fill = FillFor(source.type);
   const bool exact = FitsQ8Exactly(source, type);
+  const bool same = source.type == SourceType::kBlocks && source.blocks == type;
   const size_t group = exact ? source.rows / source.groups : 0;
-  const size_t k = source.out_columns();
   const size_t row_bytes = RowBytes(type, k);
+  if (same) std::memcpy(out, source.data + first_row * row_bytes, rows * row_bytes);  // checked below
 
   // Small tensors are split finer, so that every thread has work.
   const size_t threads = static_cast<size_t>(pool.size());
@@ -234,10 +290,14 @@ void ConvertRows(ThreadPool& pool, const SourceMatrix& source, TensorType type, 
         std::byte* const to = out + row * row_bytes + RowBytes(type, column);
         if (exact) {
           const size_t first_scale = column / group * source.columns + first_row + row;
-          EncodeOnGrid(x, columns, count, source.scales + first_scale * BytesOf(SourceType::kBf16), to,
-                       row_bytes);
-        } else {
-          codec.encode(x, columns, count, to, row_bytes);
+          EncodeOnGrid(x, columns, count, source.scales + first_scale * Bf16::kBytes, to, row_bytes);
+        } else if (!same) {
+          codec.encode({.x = x,
+                        .n = columns,
+                        .rows = count,
+                        .importance = usable.empty() ? nullptr : usable.data() + column,
+                        .out = to,
+                        .stride = row_bytes});
         }
       }
     }

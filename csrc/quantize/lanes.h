@@ -22,6 +22,7 @@ using U8x = uint8_t __attribute__((vector_size(kLanes)));
 #define PYGROK_LANES [[gnu::always_inline]] inline
 
 PYGROK_LANES void Load(const float* from, F32x& to) { std::memcpy(&to, from, sizeof(to)); }
+PYGROK_LANES void Store(const F32x& from, float* to) { std::memcpy(to, &from, sizeof(from)); }
 PYGROK_LANES void Fill(F32x& x, float value) { x = F32x{} + value; }
 
 // Nearest integer, ties to even, for |x| < 2^22: the sum has no bits below one.
@@ -30,9 +31,32 @@ PYGROK_LANES void Round(F32x& x) {
   x = (x + kShift) - kShift;
 }
 
+// Comparisons and choices by sign bits: GCC falls back to single values for the operators when a vector is
+// wider than the registers. Not for NaN; a - b is exact where its sign matters.
+PYGROK_LANES void Less(const F32x& a, const F32x& b, I32x& mask) { mask = (I32x)(a - b) >> 31; }
+
+PYGROK_LANES void Select(const I32x& mask, const F32x& yes, F32x& no_and_out) {
+  no_and_out = (F32x)((mask & (I32x)yes) | (~mask & (I32x)no_and_out));
+}
+
 PYGROK_LANES void Clamp(F32x& x, float low, float high) {
-  x = x < low ? F32x{} + low : x;
-  x = x > high ? F32x{} + high : x;
+  I32x outside;
+  Less(x, F32x{} + low, outside);
+  Select(outside, F32x{} + low, x);
+  Less(F32x{} + high, x, outside);
+  Select(outside, F32x{} + high, x);
+}
+
+// 1 / x, or 0 for values so small that products with it could overflow.
+PYGROK_LANES void Invert(const F32x& x, F32x& inverse) {
+  const I32x small = ((I32x)((U32x)x & 0x7fffffffu) - (27 << 23)) >> 31;  // |x| < 2^-100
+  inverse = (F32x)(~small & (I32x)(1.0f / x));
+}
+
+// Integers of 0..255 as bytes.
+PYGROK_LANES void StoreBytes(const F32x& x, uint8_t* to) {
+  const U8x bytes = __builtin_convertvector(__builtin_convertvector(x, I32x), U8x);
+  std::memcpy(to, &bytes, sizeof(bytes));
 }
 
 PYGROK_LANES void Magnitude(const F32x& x, F32x& out) { out = (F32x)((U32x)x & 0x7fffffffu); }
@@ -44,7 +68,8 @@ PYGROK_LANES void ToHalf(const F32x& x, U32x& out) {
   // Below 2^-14 a half counts in steps of 2^-24; adding 0.5, whose own step is 2^-24, rounds to them.
   const U32x small = (U32x)((F32x)magnitude + 0.5f) - 0x3f000000u;
   const U32x normal = (magnitude - (112u << 23) + 0x0fffu + ((magnitude >> 13) & 1u)) >> 13;
-  out = sign | (magnitude < (113u << 23) ? small : normal);
+  const U32x is_small = (U32x)((I32x)(magnitude - (113u << 23)) >> 31);
+  out = sign | (is_small & small) | (~is_small & normal);
 }
 
 // Bits of a finite float16 to float32, exact: the bits, moved into place, mean 2^-112 of the value.

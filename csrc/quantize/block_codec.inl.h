@@ -1,0 +1,219 @@
+// From the description of a block type to its encoders. A block type T works on one block of 16 rows, a row
+// to a lane (lanes.h):
+//
+//   struct T {
+//     static constexpr TensorType kType;
+//     static constexpr float kMaxAbs;           // as in Codec
+//     static constexpr bool kNeedsImportance;   // as in Codec
+//     static constexpr size_t kBlock;           // values of a block
+//     static constexpr size_t kGroup;           // values that are rounded together: 1, or a codeword's
+//     length static constexpr size_t kSubBlock;        // values that share a scale struct Scales; //
+//     everything but the codes, as the file will hold it using Code = uint8_t;                     // of one
+//     group of one lane
+//     // The search for the least sum of w * (x - stored x)^2. x and w are [kBlock][kLanes], w > 0.
+//     static void Choose(const float* x, const float* w, Scales& s);
+//     // Only if kSubBlock < kBlock: chooses anew for one sub-block whose values have changed since; what
+//     // sub-blocks share stays. x and w are [kSubBlock][kLanes].
+//     static void Refit(size_t sub_block, const float* x, const float* w, Scales& s);
+//     // The best codes of one group under these scales, [kLanes], and what they stand for, y[kGroup].
+//     static void Round(const Scales& s, size_t group, const F32x* x, const F32x* w, Code* code, F32x* y);
+//     // codes: [kBlock / kGroup][kLanes]
+//     static void Pack(const Scales& s, const Code* codes, size_t rows, std::byte* out, size_t stride);
+//   };
+//
+// All of it is PYGROK_LANES: inlined into one function per instruction set. Nothing is summed across lanes.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+
+#include "quantize/codec.h"
+#include "quantize/lanes.h"
+
+namespace pygrok {
+namespace {
+
+static_assert(kGroupRows == kLanes);
+
+constexpr float kHalfMax = 65504.0f;
+
+// 1 / sqrt(x) for normal x > 0, within 5e-6, by Newton's method: there is no square root of a whole vector
+// that every instruction set has.
+PYGROK_LANES void InverseRoot(const F32x& x, F32x& root) {
+  root = (F32x)(0x5f375a86 - ((I32x)x >> 1));
+  for (int i = 0; i < 2; ++i) root *= 1.5f - 0.5f * x * root * root;
+}
+
+// What an error in each value costs: the importance of its column (nullptr: 1) times sqrt(mean square + x^2)
+// of its block, since large values have proved to matter more than columns alone tell (measured: 9% less KL
+// divergence for Q3_K).
+template <class T>
+PYGROK_LANES void EncodeWeights(const float* x, const float* importance, float* w) {
+  F32x largest = {};
+  for (size_t i = 0; i < T::kBlock; ++i) {
+    F32x magnitude;
+    I32x larger;
+    Load(x + i * kLanes, magnitude);
+    Magnitude(magnitude, magnitude);
+    Less(largest, magnitude, larger);
+    Select(larger, magnitude, largest);
+  }
+  // Relative to the largest value, so that squares neither overflow nor vanish.
+  F32x unit;
+  Invert(largest, unit);
+  F32x mean = {};
+  for (size_t i = 0; i < T::kBlock; ++i) {
+    F32x v;
+    Load(x + i * kLanes, v);
+    v *= unit;
+    mean += v * v;
+  }
+  mean = mean / static_cast<float>(T::kBlock) + 1e-30f;
+  for (size_t i = 0; i < T::kBlock; ++i) {
+    F32x v;
+    F32x root;
+    Load(x + i * kLanes, v);
+    v *= unit;
+    const F32x square = v * v + mean;
+    InverseRoot(square, root);
+    root *= square * (importance == nullptr ? 1.0f : importance[i]);
+    Store(root, w + i * kLanes);
+  }
+}
+
+// Isa: the searches, compiled for the instruction set that this is inlined for.
+template <class T, class Isa>
+PYGROK_LANES void EncodeBlocks(const EncodeArgs& args) {
+  constexpr size_t kGroups = T::kBlock / T::kGroup;
+  const size_t block_bytes = InfoOf(T::kType).block_bytes;
+  alignas(64) float w[T::kBlock * kLanes];
+  typename T::Code codes[kGroups * kLanes];
+  typename T::Scales scales;
+  std::byte* out = args.out;
+  for (size_t b = 0; b < args.n; b += T::kBlock, out += block_bytes) {
+    const float* const x = args.x + b * kLanes;
+    EncodeWeights<T>(x, args.importance == nullptr ? nullptr : args.importance + b, w);
+    Isa::template Choose<T>(x, w, scales);
+    for (size_t g = 0; g < kGroups; ++g) {
+      F32x values[T::kGroup];
+      F32x weights[T::kGroup];
+      F32x stored[T::kGroup];
+      for (size_t i = 0; i < T::kGroup; ++i) {
+        Load(x + (g * T::kGroup + i) * kLanes, values[i]);
+        Load(w + (g * T::kGroup + i) * kLanes, weights[i]);
+      }
+      T::Round(scales, g, values, weights, codes + g * kLanes, stored);
+    }
+    T::Pack(scales, codes, args.rows, out, args.stride);
+  }
+}
+
+template <class T, class Isa>
+PYGROK_LANES void CompensateBlock(const CompensateArgs& args) {
+  alignas(64) float x[T::kBlock * kLanes];
+  alignas(64) float w[T::kBlock * kLanes];
+  typename T::Code codes[T::kBlock / T::kGroup * kLanes];
+  typename T::Scales scales;
+  // An error in column i costs 1 / U_ii^2 after all later columns have done their best to mend it. Relative
+  // to the first column's, since the Hessian may have any scale.
+  for (size_t i = 0; i < T::kBlock; ++i) {
+    const float ratio = args.factor[0] / args.factor[i * args.factor_stride + i];
+    F32x weight;
+    Fill(weight, ratio * ratio);
+    Store(weight, w + i * kLanes);
+  }
+  std::memcpy(x, args.x, sizeof(x));
+  Isa::template Choose<T>(x, w, scales);
+
+  for (size_t first = 0; first < T::kBlock; first += T::kGroup) {
+    if constexpr (T::kSubBlock < T::kBlock) {
+      if (first != 0 && first % T::kSubBlock == 0) {
+        Isa::template Refit<T>(first / T::kSubBlock, x + first * kLanes, w + first * kLanes, scales);
+      }
+    }
+    F32x values[T::kGroup];
+    F32x weights[T::kGroup];
+    F32x stored[T::kGroup];
+    for (size_t i = 0; i < T::kGroup; ++i) {
+      Load(x + (first + i) * kLanes, values[i]);
+      Load(w + (first + i) * kLanes, weights[i]);
+    }
+    T::Round(scales, first / T::kGroup, values, weights, codes + first / T::kGroup * kLanes, stored);
+    for (size_t i = first; i < first + T::kGroup; ++i) {
+      const float* const row = args.factor + i * args.factor_stride;
+      F32x error;
+      Load(x + i * kLanes, error);
+      error = (error - stored[i - first]) / row[i];
+      Store(error, args.error + i * kLanes);
+      for (size_t j = i + 1; j < T::kBlock; ++j) {
+        F32x later;
+        Load(x + j * kLanes, later);
+        later -= error * row[j];
+        Store(later, x + j * kLanes);
+      }
+    }
+  }
+  T::Pack(scales, codes, args.rows, args.out, args.stride);
+}
+
+// The same source for each instruction set, all with the same results. A float type, which has no scales to
+// choose, brings an Encode of its own.
+#define PYGROK_CODEC_ISA(Name, ...)                                                                   \
+  namespace Name {                                                                                    \
+  struct Isa {                                                                                        \
+    template <class T>                                                                                \
+    [[gnu::noinline]] __VA_ARGS__ static void Choose(const float* x, const float* w,                  \
+                                                     typename T::Scales& s) {                         \
+      T::Choose(x, w, s);                                                                             \
+    }                                                                                                 \
+    template <class T>                                                                                \
+    [[gnu::noinline]] __VA_ARGS__ static void Refit(size_t sub_block, const float* x, const float* w, \
+                                                    typename T::Scales& s) {                          \
+      T::Refit(sub_block, x, w, s);                                                                   \
+    }                                                                                                 \
+  };                                                                                                  \
+  template <class T>                                                                                  \
+  __VA_ARGS__ void Encode(const EncodeArgs& args) {                                                   \
+    if constexpr (T::kBlock == 1) {                                                                   \
+      T::Encode(args);                                                                                \
+    } else {                                                                                          \
+      EncodeBlocks<T, Isa>(args);                                                                     \
+    }                                                                                                 \
+  }                                                                                                   \
+  template <class T>                                                                                  \
+  __VA_ARGS__ void Compensate(const CompensateArgs& args) {                                           \
+    CompensateBlock<T, Isa>(args);                                                                    \
+  }                                                                                                   \
+  template <class T>                                                                                  \
+  constexpr Codec CodecFor() {                                                                        \
+    if constexpr (T::kBlock == 1) {                                                                   \
+      return {T::kType, T::kMaxAbs, T::kNeedsImportance, Encode<T>, nullptr};                         \
+    } else {                                                                                          \
+      return {T::kType, T::kMaxAbs, T::kNeedsImportance, Encode<T>, Compensate<T>};                   \
+    }                                                                                                 \
+  }                                                                                                   \
+  template <class... T>                                                                               \
+  constexpr Codec kCodecs[] = {CodecFor<T>()...};                                                     \
+  }
+
+PYGROK_CODEC_ISA(baseline)
+#if defined(__x86_64__)
+PYGROK_CODEC_ISA(avx2, [[gnu::target("avx2")]])
+PYGROK_CODEC_ISA(avx512, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]])
+#endif
+
+// The codecs of some block types, compiled for `isa`.
+template <class... T>
+std::span<const Codec> CodecsFor(CodecIsa isa) {
+#if defined(__x86_64__)
+  if (isa == CodecIsa::kAvx512) return avx512::kCodecs<T...>;
+  if (isa == CodecIsa::kAvx2) return avx2::kCodecs<T...>;
+#else
+  static_cast<void>(isa);
+#endif
+  return baseline::kCodecs<T...>;
+}
+
+}  // namespace
+}  // namespace pygrok
