@@ -1,7 +1,7 @@
 """The C++ extension. Private: use the names in `pygrok`."""
 
-from collections.abc import Sequence
-from typing import Any, final
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,20 @@ class Session:
     def cancel(self) -> None: ...
 
 @final
+class InputSums:
+    """Sums of squares of what enters each matrix of a model, in float64, whatever the threads and batches."""
+
+    def __init__(self, config: Config, tied_output: bool) -> None:
+        """tied_output: the embedding is the output matrix."""
+    def entries(self) -> list[tuple[tuple[str, ...], NDArray[np.float64], NDArray[np.int64]]]:
+        """(names of the tensors that share the input, sums [matrices, columns], rows seen [matrices]), copies.
+
+        A call that failed may have added some of its rows.
+        """
+
+_Callback: TypeAlias = Callable[[tuple[str, ...], int | None, NDArray[np.float32]], object]
+
+@final
 class Engine:
     def __init__(
         self,
@@ -112,11 +126,25 @@ class Engine:
         """Bytes of KV cache for 64 positions."""
     def new_session(self) -> Session: ...
     def feed(
-        self, sessions: Sequence[Session], ids: Sequence[NDArray[np.int32]], logits: str
+        self,
+        sessions: Sequence[Session],
+        ids: Sequence[NDArray[np.int32]],
+        logits: str,
+        observer: InputSums | _Callback | None = None,
     ) -> list[NDArray[np.float32]]:
-        """One ragged forward. logits: "none", "last" -> [vocab] each, "all" -> [len(ids), vocab] each."""
+        """One ragged forward. logits: "none", "last" -> [vocab] each, "all" -> [len(ids), vocab] each.
+
+        observer: sums, or a function that is called with (names, expert or None, rows [n, k]) of every input.
+        """
     def score(self, session: Session, ids: NDArray[np.int32]) -> NDArray[np.float32]:
         """Feeds ids to the session; [T-1] log-probabilities of each id given those before it."""
+    @property
+    def tied_output(self) -> bool:
+        """Whether the embedding is the output matrix too."""
+    def replace_tensor(self, name: str, type: str, data: NDArray[np.uint8]) -> None:
+        """Puts a copy of other bytes in a tensor's place. Raises ValueError, MemoryLimit."""
+    def restore_tensor(self, name: str) -> None:
+        """Goes back to the file's tensor. Raises ValueError if it was not replaced."""
     def cancel(self) -> None: ...
     def close(self) -> None: ...
 
@@ -126,11 +154,29 @@ def read_bandwidth(path: str, offset: int, length: int, threads: int) -> float:
 def int8_rate(threads: int, isa: str, seconds: float) -> float:
     """int8 multiply-adds x 2 per second that the instruction set's dot product reaches in registers."""
 
-def quantize_rows(type: str, rows: NDArray[np.float32], threads: int = 1) -> NDArray[np.uint8]:
+def quantize_rows(
+    type: str,
+    rows: NDArray[np.float32],
+    threads: int = 1,
+    importance: NDArray[np.float32] | None = None,
+    isa: str = "",
+) -> NDArray[np.uint8]:
     """[rows, k] values -> [rows, bytes of a row]. threads 0 = all available.
 
-    Raises ValueError when k does not divide into blocks, ModelError for a type that cannot be written and for
-    NaN, infinity or values beyond the type's range.
+    importance: [k] mean squared activation of each column, >= 0, at any scale; None: all columns alike. isa:
+    baseline, avx2, avx512 or "" for the best; all give the same bytes.
+    Raises ValueError when k does not divide into blocks and for an unknown isa, ModelError for a type that
+    cannot be written, for NaN, infinity or values beyond the type's range, for an importance that is negative
+    or not finite, and for a type that needs importance and has none.
+    """
+
+def compensate_block(
+    type: str, x: NDArray[np.float32], factor: NDArray[np.float32], isa: str = ""
+) -> tuple[NDArray[np.uint8], NDArray[np.float32]]:
+    """For tests: error-compensated rounding of one block of up to 16 rows, x [rows, block].
+
+    factor [block, block]: U of inverse Hessian = U^T U. Returns the blocks' bytes and [rows, block] the errors
+    (x_i - q_i) / U_ii, x_i with the feedback of the columns before it.
     """
 
 def dequantize_rows(
@@ -153,12 +199,81 @@ class Converter:
         type: str,
         first_row: int,
         out: NDArray[np.uint8],
+        importance: NDArray[np.float32] | None = None,
+        source_type: str | None = None,
     ) -> None:
         """Rows [first_row, first_row + len(out)) of the result into out [rows, row_bytes].
 
-        weight: [in, out] if transpose else [out, in]; int8, float32 or uint16 (the bits of bfloat16), at any
-        alignment. scales: the bits of bfloat16 [groups, out], in equal groups along `in`; only with transpose.
+        weight: [in, out] if transpose else [out, in]; int8, float32, float16 or uint16 (the bits of bfloat16), at
+        any alignment. scales: the bits of bfloat16 [groups, out], in equal groups along `in`; only with transpose.
+        With source_type, a GGUF type as "q8_0": weight is uint8 [rows, bytes of a row] of its blocks, never
+        transposed; blocks that are of the wanted type already are copied.
+        importance: as for quantize_rows, one value for each column of the result.
         The bytes do not depend on the number of threads. Raises as quantize_rows does.
+        """
+
+@final
+class Calibration:
+    """Parts of layers on arrays, second-order statistics and error-compensated rounding, on its own threads.
+
+    A matrix is (type, uint8 [rows, bytes of a row]), rows as a GGUF file has them; x is float32 [n, columns]. Numbers
+    are those of the engine with an f32 cache and activations="int24", the same for any number of threads. Calls take
+    turns.
+    Raises ValueError for shapes that do not belong together, ModelError for a type that the engine does not run.
+    """
+
+    def __init__(
+        self,
+        *,
+        heads: int,
+        kv_heads: int,
+        head_size: int,
+        attention_multiplier: float,
+        attention_soft_cap: float,
+        rms_eps: float,
+        rope_base: float,
+        threads: int = 0,
+        isa: str = "",
+    ) -> None:
+        """threads 0 = all available. isa "" = PYGROK_ISA or the best."""
+    @property
+    def threads(self) -> int: ...
+    def multiply(self, matrix: tuple[str, NDArray[np.uint8]], x: NDArray[np.float32]) -> NDArray[np.float32]:
+        """[n, rows]."""
+    def gate(
+        self,
+        gate: tuple[str, NDArray[np.uint8]],
+        up: tuple[str, NDArray[np.uint8]],
+        x: NDArray[np.float32],
+    ) -> NDArray[np.float32]:
+        """gelu(gate x) * (up x), [n, rows]."""
+    def attend(
+        self,
+        q: tuple[str, NDArray[np.uint8]],
+        k: tuple[str, NDArray[np.uint8]],
+        v: tuple[str, NDArray[np.uint8]],
+        x: NDArray[np.float32],
+        lengths: Sequence[int],
+    ) -> NDArray[np.float32]:
+        """Causal attention within sequences of these lengths, [n, heads * head_size]; x is the normed input."""
+    def norm(self, x: NDArray[np.float32], scale: NDArray[np.float32]) -> NDArray[np.float32]:
+        """RMSNorm."""
+    def add_gram(
+        self,
+        x: NDArray[np.float32],
+        y: NDArray[np.float32],
+        weights: NDArray[np.float32] | None,
+        out: NDArray[np.float64],
+    ) -> None:
+        """out [columns of x, columns of y] += sum over rows t of weights[t] * outer(x[t], y[t])."""
+    def compensate(
+        self, type: str, x: NDArray[np.float32], factor: NDArray[np.float32], out: NDArray[np.uint8]
+    ) -> None:
+        """Rounds rows x [rows, k] to out [rows, bytes of a row] so that sum of (x - q) H (x - q)^T is small.
+
+        factor: float32 [spans, span, span] with spans * span = k; U, upper triangular, of each diagonal block of H,
+        whose inverse is U^T U. Raises ModelError for NaN, infinity and values beyond the type's range, and for f32, f16
+        and bf16.
         """
 
 class kernels:  # noqa: N801

@@ -11,10 +11,14 @@ from pathlib import Path
 from pygrok.errors import FormatError
 from pygrok.quantize.pickle_objects import StoredTensor
 from pygrok.quantize.pickle_reader import read_tensor_file
+from pygrok.quantize.roles import Dimensions
+from pygrok.quantize.source import SourceModel, make_tensors, some
+from pygrok.quantize.tensor_reader import StoredMatrix, StoredScales
 
-__all__ = ["Checkpoint", "Dimensions", "open_checkpoint"]
+__all__ = ["Checkpoint", "Dimensions", "holds_checkpoint", "is_tensor_file", "open_checkpoint", "source_of"]
 
 _FILE = re.compile(r"tensor(\d{5})_000")
+_ANY_FILE = "tensor[0-9]*"  # misnamed ones too, but not a folder called tensorboard
 _TOP = ("embedding", "output_norm")
 # In the order of the flattened parameter tree within a layer.
 _LAYER = (
@@ -32,36 +36,8 @@ _LAYER = (
     "router",
 )
 _QUANTIZABLE = frozenset(_LAYER[:7])
-_MOST_SHOWN = 6
-
-
-@dataclass(frozen=True)
-class Dimensions:
-    """What the tensors' shapes tell of the model."""
-
-    layers: int
-    vocabulary: int
-    embedding: int
-    experts: int
-    expert_width: int
-    query: int  # query heads x head size
-    key_value: int  # key/value heads x head size
-
-    def shape_of(self, role: str) -> tuple[int, ...]:
-        """The stored shape, `[in, out]` for matrices."""
-        emb, width = self.embedding, self.expert_width
-        shapes = {
-            "embedding": (self.vocabulary, emb),
-            "expert_gate": (self.experts, emb, width),
-            "expert_up": (self.experts, emb, width),
-            "expert_down": (self.experts, width, emb),
-            "query": (emb, self.query),
-            "key": (emb, self.key_value),
-            "value": (emb, self.key_value),
-            "attention_output": (self.query, emb),
-            "router": (emb, self.experts),
-        }
-        return shapes.get(role, (emb,))
+# The names that readers go by.
+_DTYPES = {"int8": "int8", "float32": "f32", "bfloat16": "bf16"}
 
 
 @dataclass(frozen=True)
@@ -103,11 +79,55 @@ def open_checkpoint(source: str | Path) -> Checkpoint:
     return Checkpoint(directory, dimensions, top, tuple(layers))
 
 
+def source_of(checkpoint: Checkpoint) -> SourceModel:
+    """The checkpoint as a source: experts apart, tensors in the order of GGUF."""
+    parts = (checkpoint.top, *checkpoint.layers)
+    matrices = [{role: _matrices(tensor) for role, tensor in part.items()} for part in parts]
+    return SourceModel(
+        kind="xai",
+        path=checkpoint.directory,
+        directory=checkpoint.directory,
+        files=tuple(sorted(tensor.path for part in parts for tensor in part.values())),
+        dimensions=checkpoint.dimensions,
+        tensors=make_tensors(matrices[0], matrices[1:], checkpoint.dimensions, transposed=True),
+    )
+
+
+def is_tensor_file(path: Path) -> bool:
+    """Whether it is named as a tensor file of a checkpoint is."""
+    return _FILE.fullmatch(path.name) is not None
+
+
+def holds_checkpoint(directory: Path) -> bool:
+    """Whether a directory or its ckpt-0 has tensor files."""
+    return any(any(place.glob(_ANY_FILE)) for place in (directory, directory / "ckpt-0"))
+
+
+def _matrices(tensor: StoredTensor) -> tuple[StoredMatrix, ...]:
+    """One for each expert, or the only one."""
+    weight, scales = tensor.weight, tensor.scales
+    count = weight.shape[0] if len(weight.shape) == 3 else 1
+    rows = weight.shape[-2] if len(weight.shape) > 1 else 1
+    return tuple(
+        StoredMatrix(
+            path=tensor.path,
+            offset=weight.offset + i * (weight.nbytes // count),
+            dtype=_DTYPES[weight.dtype],
+            rows=rows,
+            columns=weight.shape[-1],
+            scales=None
+            if scales is None
+            else StoredScales(scales.offset + i * (scales.nbytes // count), scales.shape[-2]),
+        )
+        for i in range(count)
+    )
+
+
 def _find_directory(source: Path) -> Path:
     if source.is_file():
         raise FormatError(f"{source}: a file; give the ckpt-0 directory that holds the tensor files")
     for directory in (source, source / "ckpt-0"):
-        if directory.is_dir() and any(directory.glob("tensor*")):
+        if directory.is_dir() and any(directory.glob(_ANY_FILE)):
             return directory
     if not source.exists():
         raise FileNotFoundError(
@@ -131,7 +151,7 @@ def _list_files(directory: Path) -> list[Path]:
 
     problems = []
     if odd:
-        problems.append(f"names that are not of the form tensor00000_000: {_some(odd)}")
+        problems.append(f"names that are not of the form tensor00000_000: {some(odd)}")
     count = max(numbered, default=-1) + 1
     whole = max(1, -(-(count - len(_TOP)) // len(_LAYER)))
     expected = len(_TOP) + whole * len(_LAYER)
@@ -139,7 +159,7 @@ def _list_files(directory: Path) -> list[Path]:
     if missing:
         problems.append(
             f"{len(missing)} of the {expected} files of {whole} layers missing ({len(_TOP)} + {len(_LAYER)} "
-            f"a layer): {_some(missing)}"
+            f"a layer): {some(missing)}"
         )
     if problems:
         raise FormatError(f"{directory}: {'; '.join(problems)}; copy the checkpoint again")
@@ -155,7 +175,7 @@ def _read_all(files: list[Path]) -> list[StoredTensor]:
         except FormatError as error:
             problems.append(str(error))
     if problems:
-        raise FormatError(_some(problems, "; "))
+        raise FormatError(some(problems, "; "))
     return tensors
 
 
@@ -189,7 +209,7 @@ def _check_tensors(
 ) -> None:
     problems = [problem for part in (top, *layers) for problem in _problems_of(dimensions, part)]
     if problems:
-        raise FormatError(f"{directory}: not one Grok-1 checkpoint: {_some(problems, '; ')}")
+        raise FormatError(f"{directory}: not one Grok-1 checkpoint: {some(problems, '; ')}")
 
 
 def _problems_of(dimensions: Dimensions, part: dict[str, StoredTensor]) -> Iterator[str]:
@@ -212,9 +232,3 @@ def _problems_of(dimensions: Dimensions, part: dict[str, StoredTensor]) -> Itera
                 yield f"{name} ({role}) has scales {shape} for weights {weight.shape}"
             elif rows % shape[-2]:
                 yield f"{name} ({role}) has {shape[-2]} groups of scales for {rows} rows"
-
-
-def _some(items: list[str], separator: str = ", ") -> str:
-    shown = separator.join(items[:_MOST_SHOWN])
-    left = len(items) - _MOST_SHOWN
-    return shown if left <= 0 else f"{shown}{separator}and {left} more"

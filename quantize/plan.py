@@ -2,59 +2,111 @@
 
 from __future__ import annotations
 
-import math
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Protocol
 
-from pygrok import _core
-from pygrok.quantize.checkpoint import Checkpoint
-from pygrok.quantize.pickle_objects import StoredTensor
+import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["TYPES", "Plan", "PlannedTensor", "TypeRules", "make_plan"]
+from pygrok.quantize import tensor_types
+from pygrok.quantize.mixes import MIXES, Mix
+from pygrok.quantize.plan_file import PlanFile
+from pygrok.quantize.source import SourceModel, SourceTensor, some
+from pygrok.quantize.tensor_types import FALLBACKS, LAST_FALLBACK, NEED_IMPORTANCE, TYPES, check_type
 
-TYPES = ("f32", "f16", "bf16", "q8_0", "q4_0")
-# The embedding is the output matrix too: below 8 bits it costs more quality than its bytes are worth. With q8_0, which
-# holds the released int8 weights exactly, it stays exact too.
-_EMBEDDING_DEFAULT = {"q4_0": "q8_0", "q8_0": "f32"}
-_FALLBACK = "f16"
+__all__ = ["TYPES", "Plan", "PlanRow", "PlannedTensor", "TypeRules", "check_rule_name", "make_plan"]
+
+# Small, and what they scale or decide is felt everywhere: never less than f32.
 _ALWAYS_F32 = frozenset({"norm", "router"})
+# The embedding is the output matrix too: below 8 bits it costs more quality than its bytes are worth.
+_EMBEDDING_BELOW_8_BITS = "q8_0"
+_FLOATS = frozenset({"f32", "f16", "bf16"})
 
-# GGUF name and kind by role in the checkpoint. Kinds are what type rules speak of.
-_TOP = {"embedding": ("token_embd.weight", "embedding"), "output_norm": ("output_norm.weight", "norm")}
-_LAYER = {
-    "attention_norm": ("attn_norm", "norm"),
-    "query": ("attn_q", "attention"),
-    "key": ("attn_k", "attention"),
-    "value": ("attn_v", "attention"),
-    "attention_output": ("attn_output", "attention"),
-    "attention_output_norm": ("attn_output_norm", "norm"),
-    "expert_norm": ("ffn_norm", "norm"),
-    "router": ("ffn_gate_inp", "router"),
-    "expert_gate": ("ffn_gate_exps", "expert"),
-    "expert_up": ("ffn_up_exps", "expert"),
-    "expert_down": ("ffn_down_exps", "expert"),
-    "expert_output_norm": ("layer_output_norm", "norm"),
-}
+
+class Importance(Protocol):
+    """What a plan asks of an importance matrix; `pygrok.quantize.imatrix.ImportanceMatrix` is one."""
+
+    def importance(self, tensor_name: str, expert: int | None) -> NDArray[np.float32] | None:
+        """Mean squared input of each column, [columns]; None if the tensor is not in it."""
+        ...
+
+
+def check_rule_name(name: str) -> str:
+    """The name. Raises ValueError, listing the choices, if it is neither a tensor type nor a mix."""
+    if name not in TYPES and name not in MIXES:
+        raise ValueError(
+            f"unknown type '{name}'; choose a type ({', '.join(TYPES)}) or a mix ({', '.join(MIXES)})"
+        )
+    return name
 
 
 @dataclass(frozen=True)
 class TypeRules:
-    """Which type each kind of tensor gets."""
+    """Which type each tensor gets: the last match of `overrides`, else `embedding`, else the plan file, else `default`.
+
+    default: a tensor type, for all weights, or a mix (docs/mixes.md). embedding: type of the embedding and output
+    matrix. overrides: (regular expression, type), searched for in the GGUF name; they reach all but norms and
+    router, which stay f32. plan_file: types by name. Raises ValueError for an unknown name or a bad expression.
+    """
 
     default: str
     embedding: str | None = None
+    overrides: tuple[tuple[str, str], ...] = ()
+    plan_file: PlanFile | None = None
 
     def __post_init__(self) -> None:
-        for option, name in (("type", self.default), ("embedding type", self.embedding)):
-            if name is not None and name not in TYPES:
-                raise ValueError(f"unknown {option} '{name}'; choose one of {', '.join(TYPES)}")
+        check_rule_name(self.default)
+        if self.embedding is not None:
+            check_type(self.embedding, "embedding type")
+        for pattern, name in self.overrides:
+            check_type(name, f"type of tensors '{pattern}':")
+            try:
+                re.compile(pattern)
+            except (re.error, RecursionError, OverflowError) as error:
+                raise ValueError(f"tensors '{pattern}': not a regular expression: {error}") from None
 
-    def wanted(self, kind: str) -> str:
-        """The type for a kind of tensor, if its rows divide into blocks."""
-        if kind in _ALWAYS_F32:
-            return "f32"
-        if kind == "embedding":
-            return self.embedding or _EMBEDDING_DEFAULT.get(self.default, self.default)
-        return self.default
+    def overriding(self, source: SourceModel) -> dict[str, str]:
+        """Tensor name -> type, of all that `overrides` and `embedding` reach, which a fit leaves as they are.
+
+        Raises ValueError for an expression that matches nothing, or only what stays f32.
+        """
+        names = {tensor.name for tensor in source.tensors if tensor.kind not in _ALWAYS_F32}
+        types = {}
+        if self.embedding is not None:
+            types = {t.name: self.embedding for t in source.tensors if t.kind == "embedding"}
+        for pattern, type_name in self.overrides:
+            matching = [tensor.name for tensor in source.tensors if re.search(pattern, tensor.name)]
+            if not matching:
+                example = source.tensors[-2].name
+                raise ValueError(f"tensors '{pattern}': matches none; names are such as {example}")
+            if type_name != "f32" and not names.intersection(matching):
+                raise ValueError(f"tensors '{pattern}': matches norms and routers only, which stay f32")
+            types |= dict.fromkeys(names.intersection(matching), type_name)
+        return types
+
+    def wanted(self, source: SourceModel) -> dict[str, str]:
+        """The type of every tensor, if its rows divide into blocks. Raises FormatError, ValueError."""
+        layers = source.dimensions.layers
+        always_f32 = {tensor.name for tensor in source.tensors if tensor.kind in _ALWAYS_F32}
+        mix = MIXES.get(self.default) if self.default not in TYPES else None
+        types = {tensor.name: _default(self.default, mix, tensor, layers) for tensor in source.tensors}
+        if self.plan_file is not None:
+            types |= self.plan_file.assign([tensor.name for tensor in source.tensors], always_f32)
+        types |= self.overriding(source)
+        return types | dict.fromkeys(always_f32, "f32")
+
+
+def _default(name: str, mix: Mix | None, tensor: SourceTensor, layers: int) -> str:
+    if mix is not None:
+        return mix.type_of(tensor.role, tensor.kind, tensor.layer or 0, layers)
+    if tensor.kind != "embedding" or name in _FLOATS:
+        return name
+    if name != "q8_0":
+        return _EMBEDDING_BELOW_8_BITS
+    # q8_0 holds the released int8 weights exactly: with this, the file loses nothing.
+    return tensor.dtype if tensor.dtype in ("q8_0", "f16", "bf16") else "f32"
 
 
 @dataclass(frozen=True)
@@ -63,26 +115,46 @@ class PlannedTensor:
 
     name: str
     kind: str
-    source: StoredTensor
-    transpose: bool
+    source: SourceTensor
     type: str
     shape: tuple[int, ...]
     row_bytes: int
 
     @property
+    def role(self) -> str:
+        """A key of `roles.TOP_ROLES` or `roles.LAYER_ROLES`."""
+        return self.source.role
+
+    @property
+    def layer(self) -> int | None:
+        """None outside the layers."""
+        return self.source.layer
+
+    @property
     def rows(self) -> int:
         """Rows of one matrix."""
-        return self.shape[-2] if len(self.shape) > 1 else 1
+        return self.source.rows
 
     @property
     def matrices(self) -> int:
         """1, or the number of experts."""
-        return math.prod(self.shape[:-2])
+        return len(self.source.matrices)
 
     @property
     def nbytes(self) -> int:
         """Bytes in the GGUF file."""
         return self.matrices * self.rows * self.row_bytes
+
+
+@dataclass(frozen=True)
+class PlanRow:
+    """The tensors of one part in the model that have one type, for printing. `values`: of all of them."""
+
+    role: str
+    type: str
+    tensors: int
+    values: int
+    nbytes: int
 
 
 @dataclass(frozen=True)
@@ -98,46 +170,94 @@ class Plan:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
+    @property
+    def bits_per_weight(self) -> float:
+        """Of all tensors, norms included."""
+        return 8 * self.nbytes / sum(tensor.source.values for tensor in self.tensors)
 
-def make_plan(checkpoint: Checkpoint, rules: TypeRules) -> Plan:
-    """Layers in numeric order, so that a layer's tensors lie together in the file."""
-    geometry = _core.tensor_types()
+    @property
+    def types(self) -> tuple[tuple[str, str], ...]:
+        """(name, type) of every tensor, as `save_plan_file` takes them."""
+        return tuple((tensor.name, tensor.type) for tensor in self.tensors)
+
+    def rows(self) -> list[PlanRow]:
+        """The plan in a few rows: in file order of roles, types by falling size."""
+        groups: dict[tuple[str, str], list[PlannedTensor]] = {}
+        for tensor in self.tensors:
+            groups.setdefault((tensor.role, tensor.type), []).append(tensor)
+        order = {role: i for i, role in enumerate(dict.fromkeys(tensor.role for tensor in self.tensors))}
+        rows = [
+            PlanRow(role, type_name, len(ts), sum(t.source.values for t in ts), sum(t.nbytes for t in ts))
+            for (role, type_name), ts in groups.items()
+        ]
+        return sorted(rows, key=lambda row: (order[row.role], -row.nbytes))
+
+
+def make_plan(source: SourceModel, rules: TypeRules, importance: Importance | None = None) -> Plan:
+    """The type of every tensor of the source, by the rules.
+
+    importance: needed by the types of NEED_IMPORTANCE. Where rows do not divide into a type's blocks, another one takes
+    its place and a notice says so. Raises ValueError as TypeRules does, and for a type that lacks its importance;
+    FormatError for a plan file that speaks of other tensors.
+    """
+    return plan_of(source, rules, rules.wanted(source), importance)
+
+
+def plan_of(
+    source: SourceModel, rules: TypeRules, wanted: Mapping[str, str], importance: Importance | None = None
+) -> Plan:
+    """As `make_plan`, of types by tensor name."""
     tensors: list[PlannedTensor] = []
     fallen_back: dict[tuple[str, str], list[str]] = {}
-
-    def add(name: str, kind: str, source: StoredTensor) -> None:
-        stored = source.weight.shape
-        transpose = kind not in ("embedding", "norm")
-        shape = (*stored[:-2], stored[-1], stored[-2]) if transpose else stored
-        wanted = rules.wanted(kind)
-        chosen = wanted
-        if shape[-1] % geometry[wanted][1]:
-            chosen = _FALLBACK
-            reason = f"rows of {shape[-1]} do not divide into {wanted} blocks of {geometry[wanted][1]}"
-            fallen_back.setdefault((chosen, reason), []).append(name)
-        elif wanted == "q8_0" and _splits_scales(source, geometry[wanted][1]):
-            chosen = "f32"
-            reason = f"scales change within {wanted} blocks of {geometry[wanted][1]}"
-            fallen_back.setdefault((chosen, reason), []).append(name)
-        _, block, block_bytes = geometry[chosen]
-        row_bytes = shape[-1] // block * block_bytes
-        tensors.append(PlannedTensor(name, kind, source, transpose, chosen, shape, row_bytes))
-
-    for role, (name, kind) in _TOP.items():
-        add(name, kind, checkpoint.top[role])
-    for i, layer in enumerate(checkpoint.layers):
-        for role, (name, kind) in _LAYER.items():
-            add(f"blk.{i}.{name}.weight", kind, layer[role])
-
-    notices = tuple(
-        f"{len(names)} tensors become {chosen}, as their {reason}: {names[0]}{', ...' if len(names) > 1 else ''}"
-        for (chosen, reason), names in fallen_back.items()
-    )
-    return Plan(rules, tuple(tensors), notices)
+    for tensor in source.tensors:
+        chosen, reason = fitting(tensor, wanted[tensor.name])
+        if reason:
+            fallen_back.setdefault((chosen, reason), []).append(tensor.name)
+        nbytes = tensor_types.row_bytes(chosen, tensor.columns)
+        tensors.append(PlannedTensor(tensor.name, tensor.kind, tensor, chosen, tensor.shape, nbytes))
+    _check_importance(tensors, importance)
+    return Plan(rules, tuple(tensors), tuple(_notices(fallen_back)))
 
 
-def _splits_scales(source: StoredTensor, block: int) -> bool:
-    """Whether int8 values with different scales would share a block. Never so in Grok-1 itself."""
-    if source.scales is None:
-        return False
-    return source.weight.shape[-2] // source.scales.shape[-2] % block != 0
+def fitting(tensor: SourceTensor, wanted: str) -> tuple[str, str]:
+    """The type itself or the one that takes its place for this tensor, and why ("" for itself)."""
+    columns = tensor.columns
+    for name in (wanted, FALLBACKS.get(wanted, LAST_FALLBACK), LAST_FALLBACK):
+        if columns % tensor_types.block(name) == 0:
+            chosen = name
+            break
+    if chosen != wanted:
+        return chosen, f"rows of {columns} do not divide into {wanted} blocks of {tensor_types.block(wanted)}"
+    if wanted == "q8_0" and tensor.splits_scales(tensor_types.block(wanted)):
+        return "f32", f"scales change within q8_0 blocks of {tensor_types.block(wanted)}"
+    return wanted, ""
+
+
+def _check_importance(tensors: Iterable[PlannedTensor], importance: Importance | None) -> None:
+    needing = [tensor for tensor in tensors if tensor.type in NEED_IMPORTANCE]
+    if not needing:
+        return
+    first = needing[0]
+    if importance is None:
+        raise ValueError(
+            f"{first.type} of {first.name} needs an importance matrix: convert to q8_0, run 'pygrok imatrix "
+            "Q8_0.gguf TEXT -o FILE' on that, and give it with --imatrix FILE"
+        )
+    lacking = [
+        tensor.name
+        for tensor in needing
+        if importance.importance(tensor.name, 0 if tensor.matrices > 1 else None) is None
+    ]
+    if lacking:
+        raise ValueError(
+            f"{some(lacking)}: not in the importance matrix, which {first.type} needs: make one of this model with "
+            "'pygrok imatrix', or give them a type of more bits with --tensor"
+        )
+
+
+def _notices(fallen_back: Mapping[tuple[str, str], list[str]]) -> Iterable[str]:
+    for (chosen, reason), names in fallen_back.items():
+        what = f"1 tensor becomes {chosen}, as its"
+        if len(names) > 1:
+            what = f"{len(names)} tensors become {chosen}, as their"
+        yield f"{what} {reason}: {names[0]}{', ...' if len(names) > 1 else ''}"

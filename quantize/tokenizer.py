@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import sentencepiece
 
@@ -23,7 +24,7 @@ _NORMAL, _UNKNOWN = 1, 2  # piece types; GGUF uses SentencePiece's numbers
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """Pieces with their scores and types, by id."""
+    """Pieces with their scores and types, by id. carried: all `tokenizer.*` keys of the GGUF file it comes from."""
 
     path: Path
     pieces: list[bytes]
@@ -31,6 +32,7 @@ class Vocabulary:
     types: list[int]
     adds_space_prefix: bool
     removes_extra_spaces: bool
+    carried: dict[str, Any] | None = None
 
     @property
     def unknown_id(self) -> int:

@@ -1,80 +1,117 @@
-"""Writes a GGUF file beside its destination and puts it there in one step, or leaves nothing."""
+"""Writes the output beside its destination and puts it there at the end, or leaves nothing, or what can be resumed."""
 
 from __future__ import annotations
 
 import errno
 import fcntl
 import os
+import re
 import shutil
-from collections.abc import Callable
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO
 
-import gguf
 import numpy as np
 from numpy.typing import NDArray
 
-from pygrok import _core
 from pygrok.errors import ModelError
-from pygrok.quantize.plan import Plan
+from pygrok.quantize.journal import Journal, JournalContent, Piece
+from pygrok.quantize.layout import Layout
+from pygrok.quantize.units import format_bytes
 
-__all__ = ["GgufFileWriter", "format_bytes"]
+__all__ = ["OutputFiles"]
 
-ALIGNMENT = 32
-HEADER_ALLOWANCE = 16 << 20  # metadata of 131072 tokens and infos of 770 tensors take 4 MB
-
-
-def format_bytes(n: int) -> str:
-    """As in `8.1 GB` (powers of ten)."""
-    if n < 1000:
-        return f"{n} bytes"
-    size = float(n)
-    for unit in ("kB", "MB", "GB"):
-        size /= 1000
-        if size < 999.5:
-            return f"{size:.1f} {unit}"
-    return f"{size / 1000:.2f} TB"
+SYNC_BYTES = 1 << 30  # what a power cut may cost
+READ_BYTES = 8 << 20
+_DIGEST = re.compile("[0-9a-f]{32}")
 
 
-class GgufFileWriter:
-    """A context manager: `write` takes the tensors' bytes in order, `finish` moves the file into place.
+class OutputFiles:
+    """A context manager: pieces (matrices of tensors) are written, `seal` completes the files, `place` moves them.
 
-    The bytes go to `.NAME.partial` in the destination's directory, locked while it is written. Left without
-    `finish`, it is removed; a process that was killed leaves it behind, and the next one takes it over.
+    The bytes go to the folder `.NAME.partial` in the destination's directory, with a journal that is locked while they
+    are written. Left without `place`, the folder is removed; with `resume` it stays, for a later one to go on with. A
+    process that is killed leaves it in any case.
 
-    Raises FileExistsError if the destination exists and `force` is not set, ModelError if another process
-    is writing it, OSError (ENOSPC) with both sizes if the disk cannot hold the file.
+    Raises FileExistsError if the destination exists and `force` is not set; ModelError if another process is writing
+    it, or if `resume` finds another conversion than `fingerprint` tells of; OSError (ENOSPC) with both sizes if the
+    disk cannot hold the files.
     """
 
-    def __init__(self, destination: Path, plan: Plan, force: bool) -> None:
+    def __init__(
+        self,
+        destination: Path,
+        layout: Layout,
+        fingerprint: Mapping[str, str],
+        *,
+        force: bool = False,
+        resume: bool = False,
+        notify: Callable[[str], None] = lambda notice: None,
+    ) -> None:
         self.destination = destination
-        self.plan = plan
-        self.force = force
-        self.partial = destination.parent / f".{destination.name}.partial"
-        self._file: BinaryIO | None = None
-        self._left = 0
+        self.layout = layout
+        self.folder = destination.parent / f".{destination.name}.partial"
+        self._fingerprint = dict(fingerprint)
+        self._force = force
+        self._resume = resume
+        self._notify = notify
+        self._offsets = {
+            name: (i, offset) for i, part in enumerate(layout.parts) for name, offset in part.offsets.items()
+        }
+        self._journal: Journal | None = None
+        self._finished: dict[Piece, int] = {}
+        self._open: tuple[int, int] | None = None  # part, file descriptor
+        self._crc = 0
+        self._unsynced = 0
+        self._resumed = False
 
-    def __enter__(self) -> GgufFileWriter:
+    @property
+    def paths(self) -> tuple[Path, ...]:
+        """The files' final places."""
+        return tuple(self.destination.parent / part.name for part in self.layout.parts)
+
+    @property
+    def partial_paths(self) -> tuple[Path, ...]:
+        """Where they are until then."""
+        return tuple(self.folder / part.name for part in self.layout.parts)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether an unfinished conversion is gone on with."""
+        return self._resumed
+
+    @property
+    def keeps_partial(self) -> bool:
+        """Whether an error now would leave something to resume."""
+        return self._resume and bool(self._finished)
+
+    def __enter__(self) -> OutputFiles:
         self.check_destination()
-        self._file = self._lock_partial()
+        self._journal = Journal(self._lock())
         try:
-            self._file.truncate(0)
+            self._begin(self._journal)
             self._check_space()
+            for i, part in enumerate(self.layout.parts):
+                self._write_at(i, 0, memoryview(part.header))
         except BaseException:
-            self._discard()
+            self._leave()
             raise
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._discard()
+        kept = self.keeps_partial
+        self._leave()
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            what = "what is finished is kept" if kept else "nothing is left of it"
             raise OSError(
                 error.errno,
-                f"{os.strerror(error.errno)} before all of {format_bytes(self.plan.nbytes)} was written; "
-                "nothing is left of it: free space or write to another disk",
+                f"{os.strerror(error.errno)} before all of {format_bytes(self.layout.nbytes)} was written; "
+                f"{what}: free space or write to another disk",
                 str(self.destination),
             ) from error
 
@@ -82,65 +119,145 @@ class GgufFileWriter:
         """Refuses what could not be written or should not be overwritten."""
         if self.destination.is_dir():
             raise IsADirectoryError(errno.EISDIR, "is a directory; give a file name", str(self.destination))
-        if self.destination.exists() and not self.force:
-            raise FileExistsError(errno.EEXIST, "exists; --force overwrites it", str(self.destination))
+        for path, partial in zip(self.paths, self.partial_paths, strict=True):
+            if not path.exists() or self._force:
+                continue
+            # Resuming after a stop among the last renames: this is ours.
+            if self._resume and self.folder.is_dir() and not partial.exists() and self._was_placing():
+                continue
+            raise FileExistsError(errno.EEXIST, "exists; --force overwrites it", str(path))
         if not self.destination.parent.is_dir():
             raise FileNotFoundError(errno.ENOENT, "no such directory", str(self.destination.parent))
 
-    def write_header(self, add_metadata: Callable[[gguf.GGUFWriter], None]) -> None:
-        """Metadata and tensor infos, up to the first tensor's bytes."""
-        assert self._file is not None
-        numbers = {name: values[0] for name, values in _core.tensor_types().items()}
-        writer = gguf.GGUFWriter(None, "grok")
-        add_metadata(writer)
-        for tensor in self.plan.tensors:
-            writer.add_tensor_info(
-                tensor.name,
-                tensor.shape,
-                np.dtype(np.float32),  # not looked at: the raw type follows
-                tensor.nbytes,
-                gguf.GGMLQuantizationType(numbers[tensor.type]),
-            )
-        writer.write_header_to_file(self.partial)
-        writer.write_kv_data_to_file()
-        writer.write_ti_data_to_file()
-        writer.close()
-        self._file.seek(0, os.SEEK_END)
-        self._pad(self._file.tell())
+    def is_finished(self, piece: Piece, nbytes: int) -> bool:
+        """Whether an earlier process has written this matrix of `nbytes`, and its bytes are still what they were."""
+        expected = self._finished.get(piece)
+        if expected is None:
+            return False
+        crc = 0
+        for chunk in self._chunks(piece, nbytes):
+            crc = zlib.crc32(chunk, crc)
+        if crc == expected:
+            return True
+        del self._finished[piece]
+        self._notify(f"{piece[0]} of the unfinished conversion is damaged or incomplete, and done again")
+        return False
 
-    def write(self, data: NDArray[np.uint8]) -> None:
-        """Some of a tensor's bytes."""
-        assert self._file is not None
+    def write(self, piece: Piece, nbytes: int, at: int, data: NDArray[np.uint8]) -> None:
+        """Bytes from `at` on of a matrix of `nbytes`; those of one matrix come in order."""
+        if at == 0:
+            self._crc = 0
+        part, offset = self._start(piece, nbytes)
         view = memoryview(data.reshape(-1))  # type: ignore[arg-type]  # numpy's stubs lack the buffer before 3.12
-        while view:
-            view = view[self._file.write(view) :]
+        self._write_at(part, offset + at, view)
+        self._crc = zlib.crc32(view, self._crc)
+        self._unsynced += len(view)
 
-    def end_tensor(self, nbytes: int) -> None:
-        """Fills up to the next tensor's place."""
-        self._pad(nbytes)
+    def end_piece(self, piece: Piece) -> None:
+        """All bytes of the matrix are written."""
+        assert self._journal is not None
+        self._finished[piece] = self._crc
+        self._journal.add(piece, self._crc)
+        if self._unsynced >= SYNC_BYTES:
+            self._unsynced = 0
+            if self._open is not None:
+                os.fdatasync(self._open[1])
+            self._journal.sync()
 
-    def finish(self) -> None:
-        """Waits until the bytes are on the disk, then replaces the destination."""
-        assert self._file is not None
-        os.fsync(self._file.fileno())
-        if self.destination.exists() and not self.force:  # it may have appeared meanwhile
-            self.check_destination()
-        self.partial.replace(self.destination)
-        self._file.close()
-        self._file = None
+    def read(self, piece: Piece, nbytes: int) -> NDArray[np.uint8]:
+        """The bytes of a matrix that is written."""
+        return np.frombuffer(b"".join(self._chunks(piece, nbytes)), np.uint8)
+
+    def seal(self) -> None:
+        """Gives every file its size and waits until all bytes are on the disk."""
+        for i, part in enumerate(self.layout.parts):
+            descriptor = self._descriptor(i)
+            os.ftruncate(descriptor, part.nbytes)
+            os.fsync(descriptor)
+
+    def place(self) -> None:
+        """Replaces the destination. In a set the first part comes last: without it, no set can be opened."""
+        assert self._journal is not None
+        self.check_destination()  # it may have appeared meanwhile
+        self._close_part()
+        self._journal.add_placing()
+        paths = self.paths
+        if len(paths) > 1:
+            paths[0].unlink(missing_ok=True)  # lest the old first part find the new others
+        for partial, path in reversed(list(zip(self.partial_paths, paths, strict=True))):
+            partial.replace(path)
         directory = os.open(self.destination.parent, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
+        self.discard()
 
-    def _lock_partial(self) -> BinaryIO:
+    def discard(self) -> None:
+        """Removes all that is not in place."""
+        if self._journal is None:
+            return
+        self._close_part()
+        self._wipe()
+        (self.folder / "journal").unlink(missing_ok=True)
+        with suppress(OSError):  # another process may already have its journal there
+            self.folder.rmdir()
+        self._journal.close()
+        self._journal = None
+
+    def _begin(self, journal: Journal) -> None:
+        """Goes on with what is there, or clears it away."""
+        found = journal.read()
+        differing = _differences(found.fingerprint, self._fingerprint)
+        if found.checksums and self._resume:
+            if differing:
+                raise ModelError(
+                    f"{self.destination}: --resume found the unfinished file of another conversion "
+                    f"({'; '.join(differing)}): give the same source and options, or leave --resume out to begin anew"
+                )
+            journal.go_on(found)
+            self._take_back(found)
+            self._finished = dict(found.checksums)
+            self._resumed = True
+            return
+        if found.checksums and differing:
+            self._notify("an unfinished conversion with other options was found and is thrown away")
+        elif found.checksums:
+            self._notify(
+                "an unfinished conversion was found and is thrown away; --resume would have gone on with it"
+            )
+        journal.begin(self._fingerprint)  # first: no line may speak of bytes that are about to change
+        self._wipe()
+
+    def _take_back(self, found: JournalContent) -> None:
+        """Files that an interrupted `place` had moved already."""
+        if not found.placing:
+            return
+        for partial, path in zip(self.partial_paths, self.paths, strict=True):
+            if not partial.exists() and path.exists():
+                path.replace(partial)
+
+    def _was_placing(self) -> bool:
+        try:
+            with (self.folder / "journal").open("rb") as file:
+                return Journal(file).read().placing
+        except FileNotFoundError:
+            return False
+
+    def _lock(self) -> BinaryIO:
+        path = self.folder / "journal"
         while True:
-            file = open(os.open(self.partial, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: PTH123, SIM115
+            if self.folder.is_symlink() or (self.folder.exists() and not self.folder.is_dir()):
+                self.folder.unlink()
+            self.folder.mkdir(exist_ok=True)
+            try:
+                file = open(os.open(path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)  # noqa: PTH123, SIM115
+            except FileNotFoundError:  # the folder went with another process that was done
+                continue
             try:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                # Another process may have moved or removed the file between our open and our lock.
-                if os.fstat(file.fileno()).st_ino == self.partial.stat().st_ino:
+                # Another process may have removed the file between our open and our lock.
+                if os.fstat(file.fileno()).st_ino == path.stat().st_ino:
                     return file
             except FileNotFoundError:
                 pass
@@ -155,7 +272,8 @@ class GgufFileWriter:
             file.close()
 
     def _check_space(self) -> None:
-        needed = self.plan.nbytes + HEADER_ALLOWANCE
+        there = sum(path.stat().st_blocks * 512 for path in self.partial_paths if path.exists())
+        needed = max(0, self.layout.nbytes - there)
         free = shutil.disk_usage(self.destination.parent).free
         if needed > free:
             raise OSError(
@@ -165,12 +283,65 @@ class GgufFileWriter:
                 str(self.destination),
             )
 
-    def _pad(self, position: int) -> None:
-        assert self._file is not None
-        self._file.write(b"\0" * (-position % ALIGNMENT))
+    def _leave(self) -> None:
+        if self._journal is None:
+            return
+        if self.keeps_partial or (self._resume and self._journal.read().checksums):
+            self._close_part()
+            self._journal.close()
+            self._journal = None
+        else:
+            self.discard()
 
-    def _discard(self) -> None:
-        if self._file is not None:
-            self.partial.unlink(missing_ok=True)
-            self._file.close()
-            self._file = None
+    def _wipe(self) -> None:
+        for path in self.folder.iterdir():
+            if path.name != "journal" and not path.is_dir():
+                path.unlink()
+
+    def _start(self, piece: Piece, nbytes: int) -> tuple[int, int]:
+        part, offset = self._offsets[piece[0]]
+        return part, offset + piece[1] * nbytes
+
+    def _chunks(self, piece: Piece, nbytes: int) -> Iterator[bytes]:
+        """The piece's bytes as far as they are there."""
+        part, offset = self._start(piece, nbytes)
+        end = offset + nbytes
+        while offset < end:
+            chunk = os.pread(self._descriptor(part), min(READ_BYTES, end - offset), offset)
+            if not chunk:
+                return
+            yield chunk
+            offset += len(chunk)
+
+    def _descriptor(self, part: int) -> int:
+        """Of one part at a time, lest a large set need more open files than a process may have."""
+        if self._open is None or self._open[0] != part:
+            self._close_part()
+            path = self.partial_paths[part]
+            self._open = part, os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o666)
+        return self._open[1]
+
+    def _close_part(self) -> None:
+        if self._open is not None:
+            descriptor, self._open = self._open[1], None
+            os.close(descriptor)
+
+    def _write_at(self, part: int, offset: int, view: memoryview) -> None:
+        descriptor = self._descriptor(part)
+        while view:
+            written = os.pwrite(descriptor, view, offset)
+            view = view[written:]
+            offset += written
+
+
+def _differences(found: Mapping[str, str], given: Mapping[str, str]) -> list[str]:
+    """Which entries differ, most telling first. Digests say nothing to people; metadata differ whenever types do."""
+    names = [name for name in {**given, **found} if found.get(name) != given.get(name)]
+    if len(names) > 1:
+        names = [name for name in names if name != "metadata"]
+    return [
+        f"the {name} was {found.get(name, 'not given')}, now {given.get(name, 'not given')}"
+        if not any(_DIGEST.fullmatch(side.get(name, "")) for side in (found, given))
+        else f"the {name} differs"
+        for name in names
+    ]

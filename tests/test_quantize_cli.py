@@ -60,6 +60,15 @@ def test_help_names_every_option() -> None:
         "--no-tokenizer",
         "--dry-run",
         "--force",
+        "--tensor",
+        "--plan",
+        "--save-plan",
+        "--imatrix",
+        "--split",
+        "--resume",
+        "--verify",
+        "--report",
+        "--allow-requantize",
     ):
         assert option in result.stdout
 
@@ -83,11 +92,11 @@ def test_convert_then_refuse_then_force(checkpoint: Path, tmp_path: Path) -> Non
     [
         ([], 2, "Missing argument"),
         (["SRC"], 2, "Missing argument"),
-        (["SRC", "DST", "--type", "q9"], 2, "unknown type; choose one of f32"),
+        (["SRC", "DST", "--type", "q9"], 2, "unknown type 'q9'; choose a type (f32, f16"),
         (["SRC", "DST", "--threads", "0"], 2, "threads"),
         (["SRC", "DST", "--frobnicate"], 2, "frobnicate"),
         (["SRC", "DST", "--tokenizer", "x", "--no-tokenizer"], 2, "exclude each other"),
-        (["nowhere", "DST", "--no-tokenizer"], 1, "nowhere: no such directory"),
+        (["nowhere", "DST", "--no-tokenizer"], 1, "nowhere: no such file or directory"),
         (["SRC", "missing/out.gguf", "--no-tokenizer"], 1, "missing: no such directory"),
         (["SRC", ".", "--no-tokenizer"], 1, "is a directory"),
         (["SRC", "DST", "--config", "none.json", "--no-tokenizer"], 1, "none.json: No such file"),
@@ -136,7 +145,8 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
     assert main([*arguments, "--dry-run"]) == 0
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["tensor", "type", "shape", "size"]
-    assert len(lines) == 1 + 26 + 1
+    assert len(lines) == (1 + 26) + (1 + 14) + (1 + 1)  # tensors, parts of the model by type, the sum
+    assert lines[28].split() == ["embedding", "q8_0", "1", "tensor", "6.5", "kB"]
     assert "blk.1.ffn_gate_exps.weight" in lines[23]
     assert lines[23].split()[1:] == ["q4_0", "4", "x", "128", "x", "64", "18.4", "kB"]
     assert lines[-1].startswith("would write")

@@ -27,11 +27,11 @@ from gguf.quants import dequantize
 import pygrok.quantize
 from pygrok import _core
 from pygrok.errors import FormatError, ModelError
-from pygrok.quantize.checkpoint import Checkpoint, open_checkpoint
+from pygrok.quantize.checkpoint import Checkpoint, open_checkpoint, source_of
 from pygrok.quantize.hyperparameters import GROK_1, expert_width, resolve_hyperparameters
 from pygrok.quantize.pickle_objects import StoredArray, StoredTensor
 from pygrok.quantize.plan import TypeRules, make_plan
-from pygrok.quantize.writer import GgufFileWriter
+from pygrok.quantize.writer import OutputFiles
 
 NAMES = [
     *("ffn_gate_exps", "ffn_down_exps", "ffn_up_exps"),
@@ -184,8 +184,8 @@ def test_embedding_type_and_unknown_types(tmp_path: Path) -> None:
     tensors = read_gguf(tmp_path / "out.gguf")
     assert tensors["token_embd.weight"].tensor_type.name == "Q4_0"
     assert tensors["blk.0.attn_q.weight"].tensor_type.name == "Q8_0"
-    for arguments in ({"type": "q5_k"}, {"type": "f32", "embedding_type": "int4"}):
-        with pytest.raises(ValueError, match="choose one of f32, f16, bf16, q8_0, q4_0"):
+    for arguments in ({"type": "q9_k"}, {"type": "f32", "embedding_type": "int4"}):
+        with pytest.raises(ValueError, match=r"unknown .*type '\w+'; choose .*f32, f16, bf16, q8_0"):
             pygrok.quantize.convert(directory, tmp_path / "x.gguf", no_tokenizer=True, **arguments)
 
 
@@ -209,7 +209,7 @@ def test_grok_1_plan_has_the_sizes_that_the_readme_states(tmp_path: Path) -> Non
     layer = {role: stored(role) for role in checkpoint.layers[0]}
     grok_1 = Checkpoint(path, GROK_1.dimensions, top, (layer,) * 64)
     sizes = {
-        kind: round(make_plan(grok_1, TypeRules(kind)).nbytes / 1e9)
+        kind: round(make_plan(source_of(grok_1), TypeRules(kind)).nbytes / 1e9)
         for kind in ("f32", "bf16", "q8_0", "q4_0")
     }
     assert sizes == {"f32": 1263, "bf16": 631, "q8_0": 338, "q4_0": 178}
@@ -354,7 +354,7 @@ Usage = namedtuple("Usage", "total used free")
 def test_too_small_disk_is_told_before_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     directory = make_checkpoint(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: Usage(10**6, 10**6 - 1000, 1000))
-    with pytest.raises(OSError, match=r"needs 16\.9 MB, the disk has 1.0 kB free") as caught:
+    with pytest.raises(OSError, match=r"needs \d+\.\d kB, the disk has 1.0 kB free") as caught:
         pygrok.quantize.convert(directory, tmp_path / "out.gguf", no_tokenizer=True)
     assert caught.value.errno == errno.ENOSPC
     assert sorted(p.name for p in tmp_path.iterdir()) == ["ckpt-0", "config.json"]
@@ -365,16 +365,16 @@ def test_full_disk_in_the_middle_leaves_the_destination(
 ) -> None:
     directory = make_checkpoint(tmp_path)
     (tmp_path / "out.gguf").write_bytes(b"before")
-    write, calls = GgufFileWriter.write, 0
+    write, calls = OutputFiles.write, 0
 
-    def failing(self: GgufFileWriter, data: Any) -> None:
+    def failing(self: OutputFiles, *arguments: Any) -> None:
         nonlocal calls
         calls += 1
         if calls == 9:
             raise OSError(errno.ENOSPC, "No space left on device")
-        write(self, data)
+        write(self, *arguments)
 
-    monkeypatch.setattr(GgufFileWriter, "write", failing)
+    monkeypatch.setattr(OutputFiles, "write", failing)
     with pytest.raises(OSError, match="free space or write to another disk") as caught:
         pygrok.quantize.convert(directory, tmp_path / "out.gguf", no_tokenizer=True, force=True)
     assert caught.value.errno == errno.ENOSPC

@@ -1,6 +1,7 @@
 // The extension module pygrok._core: private, wrapped by the Python package.
 #include <pybind11/pybind11.h>
 
+#include "bindings/bind_calibrate.h"
 #include "bindings/bind_engine.h"
 #include "bindings/bind_gguf.h"
 #include "bindings/bind_kernels.h"
@@ -15,4 +16,5 @@ PYBIND11_MODULE(_core, m) {
   pygrok::BindKernels(m);
   pygrok::BindEngine(m);
   pygrok::BindQuantize(m);
+  pygrok::BindCalibrate(m);
 }
