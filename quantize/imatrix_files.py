@@ -71,6 +71,7 @@ def _read_gguf(path: str) -> Contents:
     tensors = {tensor.name: tensor for tensor in file.tensors}
     entries = {}
     for name, tensor in tensors.items():
+        _check_name(path, name)
         base, _, suffix = name.rpartition(".")
         partner = tensors.get(f"{base}.{'counts' if suffix == 'in_sum2' else 'in_sum2'}")
         if suffix not in ("in_sum2", "counts"):
@@ -112,6 +113,12 @@ def _datasets(file: _core.GgufFile) -> tuple[str, ...]:
     if not isinstance(names, list):
         return ()
     return tuple(n.decode(errors="replace") for n in names)
+
+
+def _check_name(path: str, name: str) -> None:
+    """Messages show names, each on one line."""
+    if not name.isprintable():
+        raise FormatError(f"{path}: {name!r} is no name of a tensor; make one with `pygrok imatrix`")
 
 
 def _check(path: str, name: str, entry: Entry) -> None:
@@ -166,8 +173,9 @@ def _read_dat(path: str) -> Contents:
             raise FormatError(
                 f"{path}: not an importance matrix: the name of entry {i} is not text"
             ) from None
+        _check_name(path, name)
         if name in flat:
-            raise FormatError(f"{path}: holds {name!r} twice; make the file anew")
+            raise FormatError(f"{path}: holds '{name}' twice; make the file anew")
         chunks = cursor.number(f"the chunks of {name}", 0, (1 << 31) - 1)
         count = cursor.number(f"the size of {name}", 1, (1 << 31) - 1)
         flat[name] = chunks, cursor.take(4 * count, name).view(np.float32)
