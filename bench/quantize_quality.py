@@ -27,6 +27,7 @@ from pygrok.quantize import convert
 from pygrok.quantize.imatrix import collect
 
 EMBEDDING = "q8_0"
+STRIDE = 511  # of windows of 512: every token is computed once
 CALIBRATED_BITS = 4.5  # types above gain too little to be worth the time
 
 
@@ -50,14 +51,14 @@ class Judge:
         self.threads = threads
         with self.load(model) as full:
             self.ids = full.tokenizer.encode(text.read_text())[:tokens]
-            self.reference = reference_log_probabilities(full, self.ids)
+            self.reference = reference_log_probabilities(full, self.ids, stride=STRIDE)
 
     def load(self, path: Path) -> pygrok.Model:
         return pygrok.load(path, threads=self.threads, kv_type="f32", activations="int24")
 
     def score(self, path: Path, name: str, maker: str) -> Score:
         with self.load(path) as model:
-            d = kl_divergence(model, self.ids, self.reference)
+            d = kl_divergence(model, self.ids, self.reference, stride=STRIDE)
         score = Score(
             name, maker, path.stat().st_size, d.mean, d.standard_error, d.top1_agreement, d.perplexity_ratio
         )

@@ -12,6 +12,9 @@ import pytest
 from reference_model import mean_kl
 
 import pygrok
+from pygrok.quantize import convert
+from pygrok.quantize.imatrix import collect
+from pygrok.quantize.tensor_types import TYPES
 
 pytestmark = pytest.mark.peer
 
@@ -118,3 +121,40 @@ def test_trained_model_matches(tmp_path: Path) -> None:
     for activations in ("int8", "int24"):
         ours = our_logits(path, prompts, activations=activations)
         assert mean_kl(ours["0"], theirs["0"]) < 1e-3
+
+
+@pytest.fixture(scope="module")
+def dialogue() -> np.ndarray:
+    """What Nano was trained on: elsewhere its router decides by a hair, and any noise changes experts."""
+    turns = [
+        ("What is the capital of Kenya?", "The capital of Kenya is Nairobi."),
+        ("And of Peru?", "The capital of Peru is Lima."),
+        ("What is 8 plus 5?", "8 + 5 = 13."),
+        ("How do you spell friend?", "Friend is spelled f-r-i-e-n-d."),
+        ("What is the opposite of hot?", "The opposite of hot is cold."),
+        ("Hello!", "Hello! How can I help you?"),
+    ]
+    text = "".join(f"User: {question}\nAssistant: {answer}\n" for question, answer in turns)
+    with pygrok.load() as model:
+        return np.array(model.tokenizer.encode(text), np.int32)
+
+
+@pytest.fixture(scope="module")
+def importance(dialogue: np.ndarray, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("importance") / "imatrix.gguf"
+    with pygrok.load() as model:
+        collect(model, [dialogue]).save(path)
+    return path
+
+
+@pytest.mark.parametrize("kind", TYPES)
+def test_every_written_type_gives_the_peer_the_same_model(
+    kind: str, dialogue: np.ndarray, importance: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{kind}.gguf"
+    convert(pygrok.load().path, path, kind, imatrix=importance)
+    prompts = {"0": dialogue}
+    theirs = peer_logits(path, prompts, tmp_path)["0"]
+    divergence = mean_kl(our_logits(path, prompts)["0"], theirs)
+    print(f"{kind}: mean KL {divergence:.2e} over {len(dialogue)} tokens")
+    assert divergence < 2e-3
