@@ -1,6 +1,7 @@
 """The C++ extension. Private: use the names in `pygrok`."""
 
 from collections.abc import Callable, Sequence
+from os import PathLike
 from typing import Any, TypeAlias, final
 
 import numpy as np
@@ -43,7 +44,32 @@ class GgufFile:
     def get(self, key: str, default: Any = None) -> Any:
         """A scalar, a str, a numpy array for numeric arrays, a list of bytes for arrays of strings."""
     def data(self, name: str) -> NDArray[np.uint8]:
-        """The tensor's bytes as a read-only view of the mapping."""
+        """The tensor's bytes as a read-only view of the mapping.
+
+        Raises KeyError, FormatError if the file could already not be read. What cannot be read turns to zeros:
+        `check` after use.
+        """
+    def check(self) -> None:
+        """Raises FormatError (one line) if some of what was read since the file was opened could not be read."""
+
+@final
+class MappedFile:
+    """A file mapped read-only, which may be cut short or fail while mapped. Raises FormatError, OSError."""
+
+    def __init__(self, path: str | PathLike[str]) -> None: ...
+    def __len__(self) -> int: ...
+    @property
+    def data(self) -> NDArray[np.uint8]:
+        """All bytes, a read-only view. What cannot be read turns to zeros: `check` after use.
+
+        Raises FormatError if the file could already not be read.
+        """
+    def prefetch(self, offset: int, length: int) -> None:
+        """Starts reading a range from the disk."""
+    def drop(self, offset: int, length: int) -> None:
+        """Gives a range's pages back, except those that it shares with what lies beside it."""
+    def check(self) -> None:
+        """Raises FormatError (one line) if some of what was read since the file was opened could not be read."""
 
 @final
 class Config:

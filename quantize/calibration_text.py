@@ -12,7 +12,7 @@ from pygrok.quantize.source import SourceModel
 from pygrok.quantize.tokenizer import Vocabulary
 from pygrok.tokenizer import Tokenizer
 
-__all__ = ["CHUNK", "TOKENS", "calibration_ids"]
+__all__ = ["CHUNK", "TOKENS", "calibration_ids", "read_text"]
 
 TOKENS = 32768
 CHUNK = 512
@@ -33,7 +33,7 @@ def calibration_ids(
     count = max(1, tokens // chunk // len(texts))
     chunks = []
     for path in texts:
-        pieces = _pieces(tokenizer, _read(path), chunk, count)
+        pieces = _pieces(tokenizer, read_text(path), chunk, count)
         chosen = np.linspace(0, len(pieces), min(count, len(pieces)), endpoint=False).astype(int)
         chunks += [np.array(pieces[i], np.int32) for i in chosen]
     if not chunks:
@@ -58,7 +58,8 @@ def _pieces(tokenizer: Tokenizer, text: str, chunk: int, count: int) -> list[lis
     return [tokenizer.encode(text[i * step : i * step + length])[:chunk] for i in range(count)]
 
 
-def _read(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """All of a text file. Raises OSError, and ValueError if it is not UTF-8."""
     try:
         return path.read_bytes().decode()
     except UnicodeDecodeError as error:

@@ -36,7 +36,7 @@ class TypeOptions:
     """Which types, and how well they are rounded to."""
 
     type: Annotated[
-        str,
+        str | None,
         _option(
             "--type",
             panel=_TYPES,
@@ -44,7 +44,7 @@ class TypeOptions:
             "mxfp4, and with --imatrix iq3_s iq3_xxs iq2_s iq2_xs iq2_xxs), or a mix that spends more on what suffers "
             "most (q4_k_m, q3_k_l, iq3_m, ...). Norms and router stay f32. Default: q4_0.",
         ),
-    ] = "q4_0"
+    ] = None
     embedding_type: Annotated[
         str | None,
         _option(
@@ -114,7 +114,8 @@ class TypeOptions:
             metavar="SIZE",
             panel=_TYPES,
             help="Choose the type of every tensor so that all files together have at most this size, such as 96GiB, "
-            "and the least is lost; --tensor, --plan and --embedding-type still count. Tells the KL it predicts.",
+            "and the least is lost, instead of --type; --tensor, --plan and --embedding-type still count. Tells the KL "
+            "it predicts.",
         ),
     ] = None
     fit_text: Annotated[
@@ -147,28 +148,34 @@ class TypeOptions:
 
     def arguments(self) -> dict[str, Any]:
         """As `convert` takes them. Raises UsageError."""
-        from pygrok.quantize.plan import check_rule_name
+        from pygrok.quantize.plan import TypeRules, check_rule_name
         from pygrok.quantize.tensor_types import check_type
 
         if self.fit is None and (self.fit_text is not None or self.sensitivities is not None):
             raise UsageError("--fit-text and --sensitivities say something only about --fit; give that, too")
         if self.calibrate_tokens is not None and not self.calibrate:
             raise UsageError("--calibrate-tokens says something only about --calibrate; give that, too")
+        if self.fit is not None and self.type is not None:
+            raise UsageError("--type and --fit exclude each other: --fit chooses the type of every tensor")
+        # Other tools write these names in capitals.
+        name = (self.type or "q4_0").lower()
+        embedding_type = None if self.embedding_type is None else self.embedding_type.lower()
         pairs = []
         try:
-            check_rule_name(self.type)
-            if self.embedding_type is not None:
-                check_type(self.embedding_type, "embedding type")
+            check_rule_name(name)
+            if embedding_type is not None:
+                check_type(embedding_type, "embedding type")
             for text in self.tensor or ():
                 pattern, equals, type_name = text.rpartition("=")
                 if not equals or not pattern:
                     raise ValueError(f"--tensor {text}: expected REGEX=TYPE, such as ffn_down_exps=q6_k")
-                pairs.append((pattern, check_type(type_name, f"--tensor {text}: type")))
+                pairs.append((pattern, check_type(type_name.lower(), f"type in --tensor {text}:")))
+            TypeRules(name, embedding_type, tuple(pairs))
         except ValueError as error:
             raise UsageError(str(error)) from error
         arguments: dict[str, Any] = {
-            "type": self.type,
-            "embedding_type": self.embedding_type,
+            "type": name,
+            "embedding_type": embedding_type,
             "tensor_types": pairs,
             "plan_file": self.plan,
             "save_plan": self.save_plan,

@@ -22,6 +22,7 @@ from pygrok.quantize.hyperparameters import Hyperparameters
 from pygrok.quantize.imatrix import ImportanceMatrix
 from pygrok.quantize.layout import Layout, make_layout
 from pygrok.quantize.metadata import add_metadata
+from pygrok.quantize.output_paths import check_destination, check_distinct, check_plan_destination
 from pygrok.quantize.plan import Plan, TypeRules
 from pygrok.quantize.plan_file import load_plan_file, save_plan_file
 from pygrok.quantize.planning import FitOptions, check_requantizing, choose_types, file_type, unweighted
@@ -109,7 +110,8 @@ def convert(
 
     type: a tensor type or the name of a mix; norms and router stay f32. embedding_type: type of the embedding, which
     is the output matrix too. tensor_types: (regular expression, type), for tensors whose GGUF name it is found in; the
-    last that matches counts. plan_file: types by name; save_plan: write such a file. `TypeRules` has the details.
+    last that matches counts. plan_file: types by name; save_plan: write such a file, also in a dry run. `TypeRules` has
+    the details.
     imatrix: importance matrix, of llama.cpp's or `pygrok imatrix`: columns that are driven harder are rounded better;
     types of few bits need it.
     calibrate: text files; each matrix is rounded so that its errors cancel in its outputs on them
@@ -166,10 +168,17 @@ def convert(
         None if plan_file is None else load_plan_file(plan_file),
     )
     destination = Path(dst)
-    report_path = _path(report)
+    report_path, plan_path = _path(report), _path(save_plan)
+    check_destination(destination, force=force, maybe_unfinished=resume or split is not None)
     if report_path is not None:
         html_report.check_report(report_path, force)
+    if plan_path is not None:
+        check_plan_destination(plan_path, force)
     source = open_source(src)
+    written = {"": destination, "--report": report_path, "--save-plan": plan_path}
+    check_distinct(
+        written, [*source.files, *(Path(path) for path in (imatrix, *calibrate) if path is not None)]
+    )
     model = source.hyperparameters(config)
     vocabulary = None if no_tokenizer else source.vocabulary(tokenizer)
     importance = None if imatrix is None else ImportanceMatrix.load(imatrix)
@@ -214,8 +223,8 @@ def convert(
         tell(_NO_TOKENIZER)
     for notice in (*plan.notices, *unweighted(plan, importance)):
         tell(notice)
-    if save_plan is not None:
-        save_plan_file(save_plan, plan.types)
+    if plan_path is not None:
+        save_plan_file(plan_path, plan.types)
 
     now = time.monotonic()
     run = _Run(None, 0, now, now)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,13 +71,25 @@ def sensitivities_of(
     read. progress: called with ("measuring", passes over the text done, in all).
 
     Measuring runs the source, which needs the memory that running it needs. Raises FormatError for a damaged file or
-    one of another model, ModelError for a text that is too short or a source that cannot run, OSError.
+    one of another model, ModelError for a text that is too short or a source that cannot run, OSError, also if there
+    is neither the file nor a text to make it from.
     """
     if file is not None and Path(file).exists():
         return load_sensitivities(file, source)
     converter = _core.Converter(threads or 0)
-    if source.kind != "gguf" or text is None:
+    if text is None:
+        if file is not None:
+            raise FileNotFoundError(
+                errno.ENOENT, "no such file; --fit-text measures and writes it", str(file)
+            )
         return estimate(source, embedding_multiplier, converter)
+    if source.kind != "gguf":
+        raise ModelError(
+            f"{source.path}: --fit-text runs the source, which only a GGUF file can: convert to q8_0 and fit from "
+            "that, or leave --fit-text out for an estimate"
+        )
+    if file is not None and not Path(file).parent.is_dir():  # not after hours of measuring
+        raise FileNotFoundError(errno.ENOENT, "no such directory", str(Path(file).parent))
     # Weights alone are to differ, so nothing else is rounded coarsely.
     with load(source.files[0], threads=threads, kv_type="f32", activations="int24") as model:
         ids = _ids(model, text)
@@ -166,7 +179,8 @@ def fit_plan(
 def _fixed(source: SourceModel, rules: TypeRules) -> dict[str, str]:
     """Types that are not the fit's to choose."""
     names = [tensor.name for tensor in source.tensors]
-    planned = {} if rules.plan_file is None else rules.plan_file.assign(names)
+    always_f32 = {tensor.name for tensor in source.tensors if not is_weight(tensor)}
+    planned = {} if rules.plan_file is None else rules.plan_file.assign(names, always_f32)
     return planned | rules.overriding(source)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pygrok.errors import ModelError
+from pygrok.quantize.calibration_text import read_text
 from pygrok.quantize.fit import Fit, fit_plan, sensitivities_of
 from pygrok.quantize.hyperparameters import Hyperparameters
 from pygrok.quantize.imatrix import ImportanceMatrix
@@ -62,7 +63,7 @@ def choose_types(
         known = _EvenImportance(source)
     if fit is None:
         return make_plan(source, rules, known), None
-    text = None if fit.text is None else fit.text.read_text(encoding="utf-8", errors="replace")
+    text = None if fit.text is None else read_text(fit.text)
     sensitivities = sensitivities_of(
         source,
         model.embedding_multiplier,

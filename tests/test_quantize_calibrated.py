@@ -162,7 +162,9 @@ def test_a_fit_keeps_its_size(
         (["--fit-text", "x"], "only about --fit"),
         (["--calibrate-tokens", "9"], "only about --calibrate"),
         (["--tensor", "attn_q"], "expected REGEX=TYPE"),
-        (["--tensor", "attn_q=q9"], "unknown --tensor attn_q=q9: type 'q9'"),
+        (["--tensor", "(=q8_0"], "not a regular expression"),
+        (["--fit", "1M", "--type", "q4_k"], "--type and --fit exclude each other"),
+        (["--tensor", "attn_q=q9"], "unknown type in --tensor attn_q=q9: 'q9'"),
     ],
 )
 def test_wrong_use(
@@ -178,7 +180,6 @@ def test_wrong_use(
     ("options", "message"),
     [
         (["--tensor", "nothing=q8_0"], "matches none"),
-        (["--tensor", "(=q8_0"], "not a regular expression"),
         (["--type", "iq2_xs", "--tensor", "attn=iq2_xs"], "importance matrix"),
     ],
 )

@@ -5,11 +5,13 @@
 
 #include <cstring>
 #include <memory>
+#include <span>
 #include <string>
 #include <type_traits>
 
 #include "io/gguf.h"
 #include "io/tensor_type.h"
+#include "util/error.h"
 
 namespace py = pybind11;
 
@@ -40,17 +42,20 @@ py::object CopyNumbers(const GgufArray& array) {
   return copy;
 }
 
-py::object CopyStrings(const GgufArray& array) {
+py::object CopyStrings(const Gguf& file, const GgufArray& array) {
   py::list strings(array.count);
-  const std::byte* at = array.data;
+  std::span<const std::byte> rest(array.data, array.bytes);
   for (size_t i = 0; i < array.count; ++i) {
-    const std::string_view text = NextString(at);
+    const std::string_view text = NextString(rest);
+    if (text.data() == nullptr) {
+      throw FormatError(file.Where("its metadata was written over while in use: load it again"));
+    }
     strings[i] = py::bytes(text.data(), text.size());
   }
   return strings;
 }
 
-py::object FromArray(const GgufArray& array) {
+py::object FromArray(const Gguf& file, const GgufArray& array) {
   switch (array.type) {
     case GgufValueType::kUint8:
       return CopyNumbers<uint8_t>(array);
@@ -75,19 +80,19 @@ py::object FromArray(const GgufArray& array) {
     case GgufValueType::kBool:
       return CopyNumbers<bool>(array);
     case GgufValueType::kString:
-      return CopyStrings(array);
+      return CopyStrings(file, array);
     case GgufValueType::kArray:
       break;  // refused by the parser
   }
   return py::none();
 }
 
-py::object FromValue(const GgufValue& value) {
+py::object FromValue(const Gguf& file, const GgufValue& value) {
   return std::visit(
-      [](const auto& held) -> py::object {
+      [&](const auto& held) -> py::object {
         using T = std::decay_t<decltype(held)>;
         if constexpr (std::is_same_v<T, GgufArray>) {
-          return FromArray(held);
+          return FromArray(file, held);
         } else if constexpr (std::is_same_v<T, std::string_view>) {
           return DecodeLossily(held);
         } else {
@@ -122,8 +127,11 @@ size_t FileBytes(const Gguf& file) {
 
 // `self` becomes the array's base, so the mapping lives as long as any view of it.
 py::array Data(const py::object& self, const std::string& name) {
-  const GgufTensor* tensor = self.cast<const Gguf&>().FindTensor(name);
+  const auto& file = self.cast<const Gguf&>();
+  const GgufTensor* tensor = file.FindTensor(name);
   if (tensor == nullptr) throw py::key_error("no tensor named " + name);
+  EnsureFaultHandler();
+  file.RequireReadable();
   py::array_t<uint8_t> view({static_cast<py::ssize_t>(tensor->bytes)}, {py::ssize_t{1}},
                             reinterpret_cast<const uint8_t*>(tensor->data), self);
   view.attr("setflags")(py::arg("write") = false);
@@ -176,12 +184,20 @@ void BindGguf(py::module_& m) {
           "get",
           [](const Gguf& file, const std::string& key, py::object fallback) {
             const GgufValue* value = file.FindValue(key);
-            return value == nullptr ? std::move(fallback) : FromValue(*value);
+            if (value == nullptr) return fallback;
+            EnsureFaultHandler();
+            py::object copy = FromValue(file, *value);
+            file.RequireReadable();
+            return copy;
           },
           py::arg("key"), py::arg("default") = py::none(),
           "A scalar, a str, a numpy array for numeric arrays, a list of bytes for arrays of strings.")
       .def("data", &Data, py::arg("name"),
-           "The tensor's bytes as a read-only uint8 view of the mapping. Raises KeyError.");
+           "The tensor's bytes as a read-only uint8 view of the mapping. What cannot be read turns to zeros: "
+           "see "
+           "check. Raises KeyError, FormatError.")
+      .def("check", &Gguf::RequireReadable,
+           "Raises FormatError if some of what was read through `data` could not be read.");
 }
 
 }  // namespace pygrok

@@ -51,7 +51,9 @@ double MeasureReadBandwidth(const std::string& path, size_t offset, size_t lengt
                                 std::to_string(file.size()) + " bytes");
   }
   ThreadPool pool(count);
-  return ReadBandwidth(file.data() + offset, length, pool);
+  const double rate = ReadBandwidth(file.data() + offset, length, pool);
+  file.RequireReadable();
+  return rate;
 }
 
 double MeasureInt8Rate(int threads, const std::string& isa, double seconds) {

@@ -31,6 +31,11 @@ Gguf::Gguf(const std::string& path) {
   metadata_ = std::move(shard.metadata);
   AddTensors(std::move(shard.tensors));
   OpenShards();
+  RequireReadable();
+}
+
+void Gguf::RequireReadable() const {
+  for (const MappedFile& file : files_) file.RequireReadable();
 }
 
 void Gguf::AddTensors(std::vector<GgufTensor> tensors) {

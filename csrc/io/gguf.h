@@ -42,6 +42,9 @@ class Gguf {
   const std::map<std::string, GgufValue, std::less<>>& metadata() const { return metadata_.values(); }
   const std::vector<GgufTensor>& tensors() const { return tensors_; }
 
+  // Throws FormatError if a page of any shard could not be read since it was mapped.
+  void RequireReadable() const;
+
   const GgufTensor* FindTensor(std::string_view name) const;  // nullptr if absent
   const GgufValue* FindValue(std::string_view key) const;     // nullptr if absent; of the first shard
 

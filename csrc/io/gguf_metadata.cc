@@ -17,12 +17,15 @@ const char* KindOf(const GgufValue& value) {
 
 }  // namespace
 
-std::string_view NextString(const std::byte*& at) {
+std::string_view NextString(std::span<const std::byte>& rest) {
   uint64_t length;
-  std::memcpy(&length, at, sizeof length);
-  const char* text = reinterpret_cast<const char*>(at + sizeof length);
-  at += sizeof length + length;
-  return {text, length};
+  if (rest.size() < sizeof length) return {};
+  std::memcpy(&length, rest.data(), sizeof length);
+  rest = rest.subspan(sizeof length);
+  if (length > rest.size()) return {};
+  const std::string_view text(reinterpret_cast<const char*>(rest.data()), length);
+  rest = rest.subspan(length);
+  return text;
 }
 
 bool GgufMetadata::Add(std::string_view key, size_t offset, const GgufValue& value) {

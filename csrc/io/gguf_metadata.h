@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <map>
 #include <optional>
+#include <span>
 #include <string>
 #include <string_view>
 #include <utility>
@@ -41,8 +42,9 @@ struct GgufArray {
 // Integers of every width arrive as int64 or uint64, floats as double.
 using GgufValue = std::variant<bool, int64_t, uint64_t, double, std::string_view, GgufArray>;
 
-// The next string of an array of strings; moves `at` behind it.
-std::string_view NextString(const std::byte*& at);
+// The next string of an array of strings; moves `rest` behind it. Lengths were checked when the file was
+// opened, but it may have been written over since: an empty string_view without data if `rest` is too short.
+std::string_view NextString(std::span<const std::byte>& rest);
 
 // Metadata of one file. Reads throw FormatError, naming file, byte and key, when the value is of another kind
 // or does not fit; they return nothing when the key is absent.

@@ -60,25 +60,53 @@ MappedFile::MappedFile(const std::string& path) : path_(path) {
     throw FormatError(Printable(path) + ": the file is too large for the address space");
   }
   size_ = static_cast<size_t>(status.st_size);
+  device_ = status.st_dev;
+  inode_ = status.st_ino;
   void* data = mmap(nullptr, size_, PROT_READ, MAP_SHARED, fd.get(), 0);
   if (data == MAP_FAILED) ThrowErrno(path, "map");
   data_ = static_cast<const std::byte*>(data);
+  try {
+    guard_ = GuardedRange(bytes());
+  } catch (...) {
+    munmap(data, size_);  // the destructor does not run for an object that was never made
+    throw;
+  }
 }
 
 MappedFile::~MappedFile() {
+  guard_ = GuardedRange();
   if (data_ != nullptr) munmap(const_cast<std::byte*>(data_), size_);
 }
 
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      device_(other.device_),
+      inode_(other.inode_),
+      guard_(std::move(other.guard_)) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
   std::swap(path_, other.path_);
   std::swap(data_, other.data_);
   std::swap(size_, other.size_);
+  std::swap(device_, other.device_);
+  std::swap(inode_, other.inode_);
+  std::swap(guard_, other.guard_);
   return *this;
+}
+
+void MappedFile::ThrowUnreadable() const {
+  struct stat now;
+  const bool same = stat(path_.c_str(), &now) == 0 && now.st_dev == device_ && now.st_ino == inode_;
+  if (same && static_cast<uint64_t>(now.st_size) < size_) {
+    throw FormatError(Printable(path_) + ": was cut from " + std::to_string(size_) + " to " +
+                      std::to_string(now.st_size) +
+                      " bytes while in use: put the whole file back, then load it again");
+  }
+  throw FormatError(Printable(path_) +
+                    ": part of it could not be read while in use, since the file was changed or its disk "
+                    "fails: put the file right, then load it again");
 }
 
 void MappedFile::Advise(size_t offset, size_t length, Access access) const {

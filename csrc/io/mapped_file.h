@@ -1,9 +1,13 @@
 // A file mapped read-only. The only place that knows how an operating system maps files.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <span>
 #include <string>
+
+#include "io/fault_guard.h"
 
 namespace pygrok {
 
@@ -25,13 +29,24 @@ class MappedFile {
   size_t size() const { return size_; }
   std::span<const std::byte> bytes() const { return {data_, size_}; }
 
+  // Throws FormatError, saying what happened, if a page could not be read since the file was mapped: what was
+  // read from there were zeros. Ask after reading and before using what was made of it.
+  void RequireReadable() const {
+    if (guard_.broken()) ThrowUnreadable();
+  }
+
   // A hint about [offset, offset + length); rounded to pages inwards or outwards as is safe; never fails.
   void Advise(size_t offset, size_t length, Access access) const;
 
  private:
+  [[noreturn]] void ThrowUnreadable() const;
+
   std::string path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;
+  dev_t device_ = 0;  // with inode_: whether the path still names this file
+  ino_t inode_ = 0;
+  GuardedRange guard_;
 };
 
 }  // namespace pygrok

@@ -29,6 +29,30 @@ struct CodecTQ1_0 {
     const float scale = LoadHalf(&block.scale);
     for (size_t g = 0; g < kSuperBlocks; ++g) out->scales[g] = scale;
   }
+  using Panel = PanelBlock<Dot, 1, kMinima>;
+  // Puts the trit of the present place and brings up the next.
+  static Bytes UnpackTrits(Bytes rest, uint8_t* bytes) {
+    StoreBytes(bytes, Dot::Pack(Trits(rest)));
+    return AddBytes(rest, AddBytes(rest, rest));
+  }
+  static void Unpack(const std::byte* block, size_t stride, Panel* out) {
+    // The half is the upper two of the block's last four bytes.
+    const F32 scale = HalfFloat<1>(LoadRows4(block + sizeof(Block) - 4, stride));
+    for (size_t g = 0; g < kSuperBlocks; ++g) Store(out[g].scales[0], scale);
+    Bytes rest[12];
+    LoadRows32(block, stride, rest);
+    LoadRows16(block + 32, stride, rest + 8);
+    for (size_t j = 0; j < 8; ++j) {
+      for (size_t place = 0; place < 5; ++place) rest[j] = UnpackTrits(rest[j], out[place].bytes[j]);
+    }
+    for (size_t j = 0; j < 4; ++j) {
+      for (size_t place = 0; place < 5; ++place) {
+        rest[8 + j] = UnpackTrits(rest[8 + j], out[5 + place / 2].bytes[place % 2 * 4 + j]);
+      }
+    }
+    Bytes last = LoadRows4(block + offsetof(Block, last), stride);
+    for (size_t place = 0; place < 4; ++place) last = UnpackTrits(last, out[7].bytes[4 + place]);
+  }
 };
 
 struct CodecTQ2_0 {

@@ -254,3 +254,5 @@ inline int32_t FirstLane(__m256i x) { return _mm_cvtsi128_si32(_mm256_castsi256_
 
 }  // namespace
 }  // namespace pygrok
+
+#include "kernels/codewords_avx2.h"  // builds on the above

@@ -300,3 +300,5 @@ struct Bf16Dot {
 
 }  // namespace
 }  // namespace pygrok
+
+#include "kernels/codewords_avx512.h"  // builds on the above

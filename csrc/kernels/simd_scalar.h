@@ -383,3 +383,5 @@ inline int32_t FirstLane(I32 x) { return x.lane[0]; }
 
 }  // namespace
 }  // namespace pygrok
+
+#include "kernels/codewords_scalar.h"  // builds on the above

@@ -12,6 +12,7 @@
 // These build on codec.inl.h and matmul_float.inl.h.
 #include "kernels/attention.inl.h"
 #include "kernels/codec_iq.inl.h"
+#include "kernels/codec_iq1.inl.h"
 #include "kernels/codec_k.inl.h"
 #include "kernels/codec_plain.inl.h"
 #include "kernels/codec_ternary.inl.h"

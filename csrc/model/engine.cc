@@ -46,6 +46,8 @@ Engine::Engine(const std::string& path, const EngineOptions& options)
   context_ = ChooseContext(options.context, config_);
   weights_ = FindWeights(*file_, config_, kernels_);
   tied_output_ = file_->FindTensor("output.weight") == nullptr;
+  fingerprint_ = Fingerprint();
+  file_->RequireReadable();
   layout_ = {kv_type, config_.layers, config_.kv_heads, config_.head_size};
   pool_ = std::make_unique<ThreadPool>(threads_);
   compute_ = std::make_unique<Compute>(kernels_, *pool_, ledger_.get(), precision);
@@ -121,12 +123,19 @@ void Engine::Feed(const std::vector<Request>& requests, const Poll& poll, InputO
     if (cancelled) throw Cancelled("the call was cancelled");
     poll();
   };
+  auto readable_poll = [&] {
+    file_->RequireReadable();
+    checked_poll();
+  };
 
   const Lock lock = Acquire(checked_poll);
+  EnsureFaultHandler();
+  file_->RequireReadable();
   Check(requests);
   try {
     for (const Request& request : requests) request.session->cache_.Reserve(request.ids.size());
-    RunBatches(requests, checked_poll, observer);
+    RunBatches(requests, readable_poll, observer);
+    file_->RequireReadable();
   } catch (...) {
     for (const Request& request : requests) request.session->cache_.Rewind(request.session->position());
     throw;

@@ -30,7 +30,8 @@ class Engine;
 using Poll = std::function<void()>;
 
 // A sequence of tokens and its cache. All methods may be called from any thread. Those that take a `poll`
-// wait for a running call, and throw ModelError in a forked child or when the engine is closed.
+// wait for a running call, and throw ModelError in a forked child or when the engine is closed. They work on
+// when the model's file can no longer be read: a session can be saved, and restored on the model loaded anew.
 class Session {
  public:
   Session(std::shared_ptr<Engine> engine, const KvCache& cache) : engine_(std::move(engine)), cache_(cache) {}
@@ -82,8 +83,9 @@ class Engine : public std::enable_shared_from_this<Engine> {
   };
   // Appends each request's ids to its session, all in one ragged forward. `poll` is called often and may
   // throw. On any exception no session has changed. Throws std::invalid_argument, ContextOverflow,
-  // MemoryLimit, Cancelled, ModelError (a past computed with other weights). An observer sees the inputs of
-  // every row; the results stay the same bits.
+  // MemoryLimit, Cancelled, ModelError (a past computed with other weights), FormatError when a page of the
+  // file cannot be read, from then on for good. An observer sees the inputs of every row; the results stay
+  // the same bits.
   void Feed(const std::vector<Request>& requests, const Poll& poll, InputObserver* observer = nullptr);
 
   // Puts a copy of other bytes, [rows][row bytes of `type`], in the place of a tensor of the file. Sessions
@@ -113,7 +115,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   void RunBatches(const std::vector<Request>& requests, const Poll& poll, InputObserver* observer);
   // Takes the lock and makes sure that the engine is open and not a forked copy.
   Lock Acquire(const Poll& poll);
-  uint64_t Fingerprint() const;  // of the model, for saved sessions
+  uint64_t Fingerprint() const;  // of the model, for saved sessions; reads the file
 
   const int pid_;
   std::unique_ptr<Gguf> file_;
@@ -121,6 +123,7 @@ class Engine : public std::enable_shared_from_this<Engine> {
   Config config_;
   Weights weights_;
   bool tied_output_;
+  uint64_t fingerprint_;  // kept, so that sessions can be saved when the file can no longer be read
   Replacements replacements_;
   std::map<std::string, AlignedBuffer<std::byte>> replaced_bytes_;  // what replacements_ point to
   uint64_t weights_version_ = 0;                                    // 0: the file's own weights

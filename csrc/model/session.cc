@@ -110,7 +110,7 @@ void Session::Save(const std::string& path, const Poll& poll) const {
   sum.Add(ids.data(), ids.size() * sizeof(int32_t));
   ForEachRun(cache_, position, [&](const std::byte* data, size_t bytes) { sum.Add(data, bytes); });
   SessionHeader header = {
-      {},       kVersion,   static_cast<uint32_t>(cache_.layout().type), engine_->Fingerprint(),
+      {},       kVersion,   static_cast<uint32_t>(cache_.layout().type), engine_->fingerprint_,
       position, sum.value()};
   std::memcpy(header.magic, kMagic, sizeof(kMagic));
 
@@ -133,7 +133,7 @@ void Session::Restore(const std::string& path, const Poll& poll) {
   require(std::memcmp(header.magic, kMagic, sizeof(kMagic)) == 0, "not a saved session of pygrok");
   require(header.version == kVersion, "session file version " + std::to_string(header.version) +
                                           " is not supported, expected " + std::to_string(kVersion));
-  require(header.fingerprint == engine_->Fingerprint(), "the session was saved with another model");
+  require(header.fingerprint == engine_->fingerprint_, "the session was saved with another model");
   const KvLayout& layout = cache_.layout();
   require(header.kv_type == static_cast<uint32_t>(layout.type),
           std::string("the session was saved with another kv_type; this model was loaded with ") +
@@ -160,6 +160,7 @@ void Session::Restore(const std::string& path, const Poll& poll) {
     sum.Add(to, bytes);
     from += bytes;
   });
+  file.RequireReadable();
   require(sum.value() == header.checksum, "damaged: the checksum does not match");
   for (const int32_t id : ids) {
     require(id >= 0 && static_cast<size_t>(id) < engine_->config().vocab,

@@ -8,21 +8,15 @@
 namespace pygrok {
 namespace {
 
-// For floats >= 0, whose bits are in the same order: GCC takes the comparisons of such wide vectors apart
-// into single lanes where the hardware lacks them, these not.
-PYGROK_LANES void Below(const F32x& a, const F32x& b, I32x& mask) { mask = ((I32x)a - (I32x)b) >> 31; }
-PYGROK_LANES void Take(const I32x& mask, const F32x& from, F32x& to) {
-  to = (F32x)((I32x)to ^ (((I32x)to ^ (I32x)from) & mask));
-}
 PYGROK_LANES void AtLeast(const F32x& low, F32x& x) {
   I32x mask;
-  Below(x, low, mask);
-  Take(mask, low, x);
+  Less(x, low, mask);
+  Select(mask, low, x);
 }
 PYGROK_LANES void AtMost(const F32x& high, F32x& x) {
   I32x mask;
-  Below(high, x, mask);
-  Take(mask, high, x);
+  Less(high, x, mask);
+  Select(mask, high, x);
 }
 
 // All that these types share. A layout says what differs:
@@ -106,10 +100,10 @@ struct CodebookBlock {
         total += error;
       }
       I32x better;
-      Below(total, least, better);
-      Take(better, total, least);
-      Take(better, unit, s.unit);
-      for (size_t b = 0; b < kSubBlocks; ++b) Take(better, step[b], s.step[b]);
+      Less(total, least, better);
+      Select(better, total, least);
+      Select(better, unit, s.unit);
+      for (size_t b = 0; b < kSubBlocks; ++b) Select(better, step[b], s.step[b]);
     }
 
     F32x energy;
@@ -228,9 +222,9 @@ struct CodebookBlock {
       F32x error;
       Error(x, w, top, trial, error);
       I32x better;
-      Below(error, least, better);
-      Take(better, error, least);
-      Take(better, trial, best);
+      Less(error, least, better);
+      Select(better, error, least);
+      Select(better, trial, best);
     }
     F32x xq = {};
     curvature = F32x{};
@@ -259,9 +253,9 @@ struct CodebookBlock {
         error += curvature[b] * (off * off);
       }
       I32x better;
-      Below(error, least, better);
-      Take(better, error, least);
-      Take(better, trial, unit);
+      Less(error, least, better);
+      Select(better, error, least);
+      Select(better, trial, unit);
     }
   }
 
@@ -300,9 +294,9 @@ struct CodebookBlock {
       F32x error;
       Error(x, w, top, unit * trial, error);
       I32x better;
-      Below(error, least, better);
-      Take(better, error, least);
-      Take(better, trial, step);
+      Less(error, least, better);
+      Select(better, error, least);
+      Select(better, trial, step);
     }
   }
 

@@ -42,7 +42,7 @@ class CodebookGroup {
     if constexpr (kWords == 1) {
       error = odd_ ? flipped[0] : right[0];
     } else {
-      Less::Join(flipped[0] + right[1], right[0] + flipped[1], error);
+      Lesser::Join(flipped[0] + right[1], right[0] + flipped[1], error);
       error = odd_ ? error : right[0] + right[1];
     }
   }

@@ -92,7 +92,7 @@ struct Add {
     out = a + b;
   }
 };
-struct Less {
+struct Lesser {
   template <class F>
   PYGROK_LANES static void Join(const F& a, const F& b, F& out) {
     out = a < b ? a : b;
@@ -183,7 +183,7 @@ class CodewordErrors {
         F32 error = second_[s];
         if constexpr (kFlips) {
           F32 extra;
-          Less::Join(first_flip_[h], second_flip_[s], extra);
+          Lesser::Join(first_flip_[h], second_flip_[s], extra);
           error += (F32)((I32)extra & flip);
         }
         error += first_[h];
@@ -211,7 +211,7 @@ class CodewordErrors {
         const F32 wu = w[i] * u[i] * 4.0f;  // (u + g)^2 - (u - g)^2 = 4 u g
         for (size_t level = 0; level < kBook.kLevels; ++level) of_level[i][level] = wu * kBook.levels[level];
       }
-      TabulateHalves<Less>(of_level, flips);
+      TabulateHalves<Lesser>(of_level, flips);
     }
   }
 
