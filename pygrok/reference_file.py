@@ -25,6 +25,7 @@ from typing import BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from pygrok import _core
 from pygrok.errors import FormatError, ModelError
 
 __all__ = ["Header", "ReferenceFile", "ReferenceWriter", "file_bytes"]
@@ -131,7 +132,8 @@ class ReferenceFile:
         size = Path(path).stat().st_size
         raw = b""
         if size >= _HEADER.size:
-            self._data = np.memmap(path, np.uint8, "r")
+            self._file = _core.MappedFile(path)
+            self._data = self._file.data
             raw = self._data[: _HEADER.size].tobytes()
         if not raw.startswith(_MAGIC):
             raise FormatError(f"{self.path}: not logits that `pygrok perplexity --save-logits` wrote")
@@ -176,9 +178,11 @@ class ReferenceFile:
             top, step, crc = _RECORD.unpack(raw[: _RECORD.size].tobytes())
             codes = raw[_RECORD.size :]
             if zlib.crc32(codes.tobytes(), zlib.crc32(raw[:8].tobytes())) != crc:
+                self._file.check()
                 raise FormatError(
                     f"{self.path}: damaged: the checksum of token {i + 1} is wrong; save them anew"
                 )
             np.multiply(codes.view("<u2"), np.float32(-step), out=result[i - begin])
             result[i - begin] += np.float32(top)
+        self._file.check()
         return result

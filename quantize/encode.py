@@ -93,6 +93,7 @@ class TensorEncoder:
             try:
                 if matrix.source_type == tensor.type:  # blocks as they are
                     out[:] = matrix.weight[first : first + len(out)]
+                    matrix.check()
                 else:
                     convert_rows(self._converter, matrix, tensor.type, first, out, importance)
             except ModelError as error:

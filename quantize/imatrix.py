@@ -118,7 +118,7 @@ class ImportanceMatrix:
         on the layer's average, which is off by how much experts differ; no rows take it over; many rows stand
         for themselves. docs/imatrix.md has the measurement behind k.
 
-        Raises FormatError if the file does not fit the tensor: too few experts, other columns.
+        Raises FormatError if the file does not fit the tensor (too few experts, other columns) or can not be read.
         """
         entry = self._entries.get(tensor_name)
         if entry is None or not entry.counts.any():
@@ -138,6 +138,7 @@ class ImportanceMatrix:
         mean = total / entry.counts.sum()
         if expert is not None and matrices > 1:
             mean = (entry.sums[expert] + PRIOR_ROWS * mean) / (entry.counts[expert] + PRIOR_ROWS)
+        entry.check()
         average = float(mean.mean())
         if not average > 0:
             return None  # the text never drove it at all
@@ -161,6 +162,8 @@ class ImportanceMatrix:
                     "it was made from another model"
                 )
             entries[name] = Entry(ours.sums.astype(np.float64) + theirs.sums, ours.counts + theirs.counts)
+            ours.check()
+            theirs.check()
         datasets = dict.fromkeys((*self.datasets, *other.datasets))
         return ImportanceMatrix(entries, self.chunk_size, tuple(datasets))
 

@@ -37,10 +37,19 @@ _LONGEST_NAME = 1024
 
 @dataclass(frozen=True)
 class Entry:
-    """What entered one tensor: sums of squares [matrices, columns], and the rows summed [matrices]."""
+    """What entered one tensor: sums of squares [matrices, columns], and the rows summed [matrices].
+
+    file: that `sums` is a view of; `check` it after reading them.
+    """
 
     sums: Sums
     counts: NDArray[np.float64]
+    file: _core.GgufFile | None = None
+
+    def check(self) -> None:
+        """Raises FormatError if some of the sums could not be read."""
+        if self.file is not None:
+            self.file.check()
 
 
 @dataclass(frozen=True)
@@ -92,8 +101,9 @@ def _read_gguf(path: str) -> Contents:
             raise FormatError(
                 f"{path}: {name} has shape {list(tensor.shape)} but {len(counts)} counts; make the file anew"
             )
-        entries[base] = Entry(sums.reshape(len(counts), -1), counts)
+        entries[base] = Entry(sums.reshape(len(counts), -1), counts, file)
         _check(path, base, entries[base])
+        file.check()
     if not entries:
         raise FormatError(f"{path}: holds no sums of activations; make one with `pygrok imatrix`")
     return Contents(entries, _chunk_size(path, file), _datasets(file))
@@ -137,7 +147,8 @@ class _Cursor:
     def __init__(self, path: str) -> None:
         self.path = path
         self.size = Path(path).stat().st_size
-        self.data = np.memmap(path, np.uint8, "r") if self.size else np.empty(0, np.uint8)
+        self.file = _core.MappedFile(path) if self.size else None
+        self.data = np.empty(0, np.uint8) if self.file is None else self.file.data[: self.size]
         self.at = 0
 
     def take(self, count: int, what: str) -> NDArray[np.uint8]:
@@ -194,6 +205,8 @@ def _read_dat(path: str) -> Contents:
         means = rows.astype(np.float64) / max(1, chunks)
         entries[name] = Entry(means * seen[:, None], seen)
         _check(path, name, entries[name])
+    if cursor.file is not None:
+        cursor.file.check()
     return Contents(entries, _DAT_CHUNK, datasets)
 
 

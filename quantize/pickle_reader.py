@@ -9,12 +9,14 @@ Meaning of the opcodes: https://docs.python.org/3/library/pickletools.html
 
 from __future__ import annotations
 
-import mmap
-import os
 import pickletools
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
+from pygrok import _core
 from pygrok.errors import FormatError
 from pygrok.quantize import pickle_objects as objects
 from pygrok.quantize.pickle_objects import FileBytes, RefusedError, StoredTensor
@@ -37,24 +39,25 @@ def read_tensor_file(path: Path) -> StoredTensor:
     Raises FormatError, naming the file and the byte, for anything but the expected content; OSError if it
     cannot be read.
     """
-    with path.open("rb") as file:
-        size = os.fstat(file.fileno()).st_size
-        if size == 0:
-            raise FormatError(f"{path}: the file is empty; copy it again")
-        with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as data:
-            machine = _Machine(data, size)
-            try:
-                return objects.tensor_of(path, machine.run())
-            except RefusedError as refused:
-                raise FormatError(f"{path}: byte {machine.op_at}: {refused}") from None
+    if path.stat().st_size == 0:
+        raise FormatError(f"{path}: the file is empty; copy it again")
+    file = _core.MappedFile(path)
+    machine = _Machine(file.data)
+    try:
+        tensor = objects.tensor_of(path, machine.run())
+    except RefusedError as refused:
+        file.check()
+        raise FormatError(f"{path}: byte {machine.op_at}: {refused}") from None
+    file.check()
+    return tensor
 
 
 class _Machine:
     """The stack machine. `at` is the next unread byte, `op_at` where the current instruction began."""
 
-    def __init__(self, data: mmap.mmap, size: int) -> None:
+    def __init__(self, data: NDArray[np.uint8]) -> None:
         self.data = data
-        self.size = size
+        self.size = len(data)
         self.at = 0
         self.op_at = 0
         self.stack: list[object] = []
@@ -62,7 +65,7 @@ class _Machine:
 
     def run(self) -> object:
         """Carries out the program and returns the object it describes."""
-        if self.data[:1] != b"\x80":
+        if self.data[:1].tobytes() != b"\x80":
             raise RefusedError("not a pickle of protocol 2 or later, so not a tensor file of xAI's")
         for _ in range(MAX_INSTRUCTIONS):
             self.op_at = self.at
@@ -89,7 +92,7 @@ class _Machine:
         if missing > 0:
             raise RefusedError(f"the file ends at least {missing} bytes too early; copy it again")
         self.at += n
-        return self.data[self.at - n : self.at]
+        return self.data[self.at - n : self.at].tobytes()
 
     def uint(self, n: int) -> int:
         return int.from_bytes(self.take(n), "little")
@@ -103,11 +106,11 @@ class _Machine:
             raise RefusedError("a text that is not UTF-8") from None
 
     def line(self) -> str:
-        end = self.data.find(b"\n", self.at, min(self.at + MAX_TEXT, self.size))
-        if end < 0:
+        length = self.data[self.at : self.at + MAX_TEXT].tobytes().find(b"\n")
+        if length < 0:
             raise RefusedError("a name without an end")
-        text = self.text(end - self.at)
-        self.at = end + 1
+        text = self.text(length)
+        self.at += 1
         return text
 
     def file_bytes(self, length: int) -> FileBytes:

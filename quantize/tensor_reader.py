@@ -80,26 +80,36 @@ class SourceMatrix:
 
     weight: [rows, columns] as stored (int8, float32, float16, or uint16 for the bits of bfloat16), or uint8
     [rows, bytes of a row] for a GGUF block type. scales: bits of bfloat16 [groups, columns] or None. transpose: stored
-    [in, out]. source_type: the GGUF block type, None for plain numbers.
+    [in, out]. source_type: the GGUF block type, None for plain numbers. file: that the arrays are views of, None if
+    they are in memory.
     """
 
     weight: NDArray[Any]
     scales: NDArray[np.uint16] | None
     transpose: bool
     source_type: str | None
+    file: _core.MappedFile | _core.GgufFile | None = None
+
+    def check(self) -> None:
+        """Raises FormatError if some of what was read of the file could not be read: it was zeros instead.
+
+        To be called after reading, before what was made of it is used; `convert_rows` does.
+        """
+        if self.file is not None:
+            self.file.check()
 
 
 class TensorReader:
     """A context manager. Its arrays may outlive it; an array keeps its file mapped, not in memory.
 
-    Raises OSError if a file cannot be opened, ModelError if one has shrunk since its header was read.
+    Raises OSError or FormatError if a file cannot be opened, ModelError if one has shrunk since its header was read.
     """
 
     def __init__(self, name: str, matrices: tuple[StoredMatrix, ...], transpose: bool) -> None:
         self.name = name
         self.matrices = matrices
         self.transpose = transpose
-        self._files: dict[Path, tuple[int, mmap.mmap]] = {}
+        self._files: dict[Path, tuple[int, _core.MappedFile]] = {}
         self._stack = ExitStack()
 
     def __enter__(self) -> TensorReader:
@@ -115,7 +125,8 @@ class TensorReader:
     def matrix(self, index: int) -> SourceMatrix:
         """Matrix `index` of the tensor: 0, or the expert."""
         stored = self.matrices[index]
-        _, data = self._file(stored)
+        _, file = self._file(stored)
+        data = file.data
         scales = None
         if stored.scales is not None:
             count = stored.scales.groups * stored.columns
@@ -124,10 +135,12 @@ class TensorReader:
         plain = _NUMPY.get(stored.dtype)
         if plain is not None:
             values = np.frombuffer(data, plain, stored.rows * stored.columns, stored.offset)
-            return SourceMatrix(values.reshape(stored.rows, stored.columns), scales, self.transpose, None)
+            return SourceMatrix(
+                values.reshape(stored.rows, stored.columns), scales, self.transpose, None, file
+            )
         blocks = np.frombuffer(data, np.uint8, stored.rows * stored.row_bytes, stored.offset)
         return SourceMatrix(
-            blocks.reshape(stored.rows, stored.row_bytes), scales, self.transpose, stored.dtype
+            blocks.reshape(stored.rows, stored.row_bytes), scales, self.transpose, stored.dtype, file
         )
 
     def values(
@@ -147,26 +160,26 @@ class TensorReader:
         """Starts reading a matrix from the disk."""
         stored = self.matrices[index]
         if stored.nbytes < PREFETCH_BYTES:
-            _, data = self._file(stored)
-            data.madvise(mmap.MADV_WILLNEED, *_pages(stored, 0, stored.rows))
+            _, file = self._file(stored)
+            file.prefetch(*_pages(stored, 0, stored.rows))
 
     def drop(self, index: int, first: int = 0, rows: int | None = None) -> None:
         """Gives back the pages of some stored rows: a large model would push all else out of memory."""
         stored = self.matrices[index]
-        fd, data = self._file(stored)
+        fd, file = self._file(stored)
         start, length = _pages(stored, first, stored.rows - first if rows is None else rows)
-        data.madvise(mmap.MADV_DONTNEED, start, length)
+        file.drop(start, length)
         os.posix_fadvise(fd, start, length, os.POSIX_FADV_DONTNEED)
 
-    def _file(self, stored: StoredMatrix) -> tuple[int, mmap.mmap]:
+    def _file(self, stored: StoredMatrix) -> tuple[int, _core.MappedFile]:
         known = self._files.get(stored.path)
         if known is not None:
             return known
         file = self._stack.enter_context(stored.path.open("rb"))
         needed = max(matrix.end for matrix in self.matrices if matrix.path == stored.path)
-        if os.fstat(file.fileno()).st_size < needed:
+        opened = (file.fileno(), _core.MappedFile(stored.path))
+        if len(opened[1]) < needed:
             raise ModelError(f"{stored.path}: the file has shrunk since its header was read")
-        opened = (file.fileno(), mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
         self._files[stored.path] = opened
         return opened
 
@@ -187,7 +200,8 @@ def convert_rows(
 ) -> None:
     """Rows [first, first + len(out)) of a matrix, turned as GGUF has them, as `type` into out [rows, bytes of a row].
 
-    importance: float32 [columns of the result]. Raises as `_core.Converter.convert` does.
+    importance: float32 [columns of the result]. Raises as `_core.Converter.convert` does, and FormatError for a
+    matrix that could not be read.
     """
     options: dict[str, Any] = {}
     if importance is not None:
@@ -195,3 +209,4 @@ def convert_rows(
     if matrix.source_type is not None:
         options["source_type"] = matrix.source_type
     converter.convert(matrix.weight, matrix.scales, matrix.transpose, type, first, out, **options)
+    matrix.check()

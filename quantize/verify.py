@@ -117,12 +117,12 @@ def measure_errors(
         limit = limit_of(tensor.type)
         if calibrated and is_calibrated(tensor) and tensor.type != "f32":
             limit = LARGEST_LIMIT
-        errors.append(_measure(file.data(tensor.name), tensor, converter, importance, limit, advance))
+        errors.append(_measure(file, tensor, converter, importance, limit, advance))
     return errors
 
 
 def _measure(
-    data: NDArray[np.uint8],
+    file: _core.GgufFile,
     tensor: PlannedTensor,
     converter: _core.Converter,
     importance: ImportanceMatrix | None,
@@ -137,7 +137,7 @@ def _measure(
     with tensor.source.open() as reader:
         for index in range(tensor.matrices):
             source = reader.matrix(index)
-            written = _written(data, tensor, index)
+            written = _written(file, tensor, index)
             weights = None
             if importance is not None:
                 expert = index if tensor.matrices > 1 else None
@@ -190,13 +190,13 @@ def _squares(
     return np.einsum("ij,ij->j", q, q, dtype=np.float64), np.einsum("ij,ij->j", x, x, dtype=np.float64)
 
 
-def _written(data: NDArray[np.uint8], tensor: PlannedTensor, index: int) -> SourceMatrix:
+def _written(file: _core.GgufFile, tensor: PlannedTensor, index: int) -> SourceMatrix:
     size = tensor.rows * tensor.row_bytes
-    matrix: NDArray[Any] = data.reshape(-1)[index * size : (index + 1) * size]
+    matrix: NDArray[Any] = file.data(tensor.name)[index * size : (index + 1) * size]
     plain = _PLAIN.get(tensor.type)
     if plain is not None:
-        return SourceMatrix(matrix.view(plain).reshape(tensor.rows, -1), None, False, None)
-    return SourceMatrix(matrix.reshape(tensor.rows, tensor.row_bytes), None, False, tensor.type)
+        return SourceMatrix(matrix.view(plain).reshape(tensor.rows, -1), None, False, None, file)
+    return SourceMatrix(matrix.reshape(tensor.rows, tensor.row_bytes), None, False, tensor.type, file)
 
 
 @cache
