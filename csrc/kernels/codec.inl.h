@@ -6,11 +6,9 @@
 //   kMinima  whether a group also has a minimum that is subtracted
 //   Dot      the integer dot product for its values, see simd_scalar.h
 //   Expand   one block of one row, each value = scales[group] * values[i] - minima[group], float operations
-//   in
-//            the order of the gguf package, so that dequantized values have its bits
-//   Unpack   (where it pays) kLanes rows of one block at once into a panel; without it they are expanded one
-//   by
-//            one and transposed. Both give the same bits.
+//            in the order of the gguf package, so that dequantized values have its bits
+//   Unpack   kLanes rows of one block at once, the next row `stride` bytes on, into kValues / 32 blocks of a
+//            panel: the same values and scales
 #pragma once
 
 #include "kernels/blocks.h"
@@ -41,6 +39,14 @@ struct PanelBlock {
 
 template <class Codec>
 using PanelOf = PanelBlock<typename Codec::Dot, kBlockValues / Codec::kGroup, Codec::kMinima>;
+
+// The dot product (see simd_scalar.h) of codes 0..63 that stand for -32..31.
+struct DotSixBits : DotCode {
+  template <size_t kPart>
+  static Acc Init(const ActivationBlock& a) {
+    return SplatSum(a.minus_128_sum[kPart] / 4);
+  }
+};
 
 inline float LoadHalf(const void* p) {
   float lanes[kLanes];
@@ -97,51 +103,6 @@ void DequantizeBlocks(const std::byte* row, size_t k, float* out) {
         }
       }
     }
-  }
-}
-
-// kLanes rows of one block, the next rows `stride` bytes on, through Expand: kValues / 32 panel blocks.
-template <class Codec>
-void UnpackByRow(const std::byte* block, size_t stride, PanelOf<Codec>* out) {
-  using Panel = PanelOf<Codec>;
-  Expanded rows[kLanes];
-  for (size_t r = 0; r < kLanes; ++r) {
-    typename Codec::Block copy;
-    __builtin_memcpy(&copy, block + r * stride, sizeof copy);
-    Codec::Expand(copy, &rows[r]);
-  }
-  const auto from = [&rows](const void* field) {
-    return reinterpret_cast<const std::byte*>(rows) +
-           (static_cast<const std::byte*>(field) - reinterpret_cast<const std::byte*>(rows));
-  };
-  Bytes four[4];
-  for (size_t i = 0; i < Codec::kValues; i += 16) {
-    LoadRows16(from(rows[0].values + i), sizeof(Expanded), four);
-    for (size_t j = 0; j < 4; ++j) {
-      StoreBytes(out[i / kBlockValues].bytes[i % kBlockValues / 4 + j], Panel::Dot::Pack(four[j]));
-    }
-  }
-  constexpr size_t kCount = Codec::kValues / Codec::kGroup;
-  for (size_t g = 0; g < kCount; g += 4) {
-    LoadRows16(from(rows[0].scales + g), sizeof(Expanded), four);
-    for (size_t j = 0; j < Fewer(4, kCount - g); ++j) {
-      StoreBytes(out[(g + j) / Panel::kScales].scales[(g + j) % Panel::kScales], four[j]);
-    }
-    if constexpr (Codec::kMinima) {
-      LoadRows16(from(rows[0].minima + g), sizeof(Expanded), four);
-      for (size_t j = 0; j < Fewer(4, kCount - g); ++j) {
-        StoreBytes(out[(g + j) / Panel::kScales].minima((g + j) % Panel::kScales), four[j]);
-      }
-    }
-  }
-}
-
-template <class Codec>
-void Unpack(const std::byte* block, size_t stride, PanelOf<Codec>* out) {
-  if constexpr (requires { Codec::Unpack(block, stride, out); }) {
-    Codec::Unpack(block, stride, out);
-  } else {
-    UnpackByRow<Codec>(block, stride, out);
   }
 }
 

@@ -249,7 +249,7 @@ struct CodecQ5_K {
 
 struct CodecQ6_K {
   using Block = BlockQ6_K;
-  using Dot = DotSigned;
+  using Dot = DotSixBits;
   static constexpr size_t kValues = 256, kGroup = 16;
   static constexpr bool kMinima = false;
   static void Expand(const Block& block, Expanded* out) {
@@ -274,7 +274,7 @@ struct CodecQ6_K {
     // The half is the upper two of the block's last four bytes.
     const F32 scale = HalfFloat<1>(LoadRows4(block + sizeof(Block) - 4, stride));
     for (size_t i = 0; i < 4; ++i) UnpackSignedScales(scale, scales[i], out + 2 * i);
-    const Bytes upper = SplatByte(48), offset = SplatByte(32);
+    const Bytes upper = SplatByte(48);
     for (size_t half = 0; half < 2; ++half) {
       Bytes low[2 * kGroups], high[kGroups];
       LoadRows32(block + 64 * half, stride, low);
@@ -282,7 +282,7 @@ struct CodecQ6_K {
       LoadRows32(block + offsetof(Block, high) + 32 * half, stride, high);
       Panel* four = out + 4 * half;
       const auto put = [&](size_t b, size_t j, Bytes nibbles, Bytes bits) {
-        StoreBytes(four[b].bytes[j], Dot::Pack(SubBytes(Or(nibbles, And(bits, upper)), offset)));
+        StoreBytes(four[b].bytes[j], Or(nibbles, And(bits, upper)));
       };
       for (size_t j = 0; j < kGroups; ++j) {
         put(0, j, LowNibbles(low[j]), ShiftLeft<4>(high[j]));

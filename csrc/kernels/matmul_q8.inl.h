@@ -52,7 +52,7 @@ Rows CompleteRows(Rows from, size_t rows, size_t blocks, std::byte* copy) {
 template <class Codec>
 [[gnu::noinline]] void UnpackPanel(Rows rows, size_t blocks, PanelOf<Codec>* out) {
   for (size_t b = 0; b < blocks; b += Codec::kValues / kBlockValues) {
-    Unpack<Codec>(rows.first + BytesOf<Codec>(b), rows.stride, out + b);
+    Codec::Unpack(rows.first + BytesOf<Codec>(b), rows.stride, out + b);
   }
 }
 
