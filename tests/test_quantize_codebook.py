@@ -119,11 +119,8 @@ def importance(columns: int) -> Floats:
 
 
 def costs(x: Floats, importance: Floats) -> NDArray[np.float64]:
-    """What the encoder takes an error in each value to cost: importance * sqrt(mean square of the block + x^2)."""
-    blocks = x.astype(np.float64).reshape(len(x), -1, BLOCK)
-    squares = blocks**2
-    roots = np.sqrt(squares.mean(axis=2, keepdims=True) + squares).reshape(x.shape)
-    return np.asarray(importance * roots)
+    """What the encoder takes an error in each value to cost: the importance of its column."""
+    return np.broadcast_to(np.asarray(importance, np.float64), x.shape)
 
 
 def eights(x: NDArray[Any]) -> NDArray[np.float64]:
@@ -214,6 +211,7 @@ def test_degenerate_blocks(kind: str) -> None:
     ]
     x = np.array(rows, np.float32)
     w = importance(BLOCK)
+    w[77] = 100.0  # else the outlier would rightly be given up for its neighbours
     y = decode(kind, encode(kind, x, w))
     weights = costs(x, w)
     error = (weights * (y - x) ** 2).sum(axis=1)
@@ -222,7 +220,7 @@ def test_degenerate_blocks(kind: str) -> None:
     assert np.all(error <= energy)
     assert np.all(y[[0, 5]] == 0)
     assert np.all(error[[1, 2, 7]] < 0.06 * energy[[1, 2, 7]])
-    assert error[3] < 0.25 * energy[3]  # the smallest magnitude beside the largest is not small in IQ2_*
+    assert error[3] < 0.02 * energy[3]  # the smallest magnitude beside the largest is not small in IQ2_*
 
 
 @pytest.mark.parametrize("kind", KINDS)
