@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float32]
 
 # llama_ftype numbers of the files that are of one type throughout (`pure`), by our names of the types.
+# IQ2_S itself goes by the name of the mix IQ2_M there.
 PURE = {
     "q4_0": 2, "q4_1": 3, "q8_0": 7, "q5_0": 8, "q5_1": 9, "q2_k": 10, "q3_k": 12, "q4_k": 15, "q5_k": 17, "q6_k": 18,
-    "iq2_xxs": 19, "iq2_xs": 20, "iq3_xxs": 23, "iq4_nl": 25, "iq3_s": 26, "iq2_s": 28, "iq4_xs": 30, "mxfp4": 38,
+    "iq2_xxs": 19, "iq2_xs": 20, "iq3_xxs": 23, "iq4_nl": 25, "iq3_s": 26, "iq2_s": 29, "iq4_xs": 30, "mxfp4": 38,
 }  # fmt: skip
 # Its mixes, by their names in lower case.
 MIXES = {

@@ -90,6 +90,7 @@ class Bench:
 
     def __init__(self, args: argparse.Namespace) -> None:
         self.args = args
+        self.makers = set(args.makers.split(","))
         self.work: Path = args.work
         self.work.mkdir(parents=True, exist_ok=True)
         self.imatrix = self.work / "imatrix.gguf"
@@ -121,11 +122,12 @@ class Bench:
     def types(self) -> list[Score]:
         scores = []
         for name in self.args.types.split(","):
-            scores.append(self.theirs(name, llama_peer.PURE[name], True))
-            scores.append(self.ours(name, embedding_type=EMBEDDING))
-            kind = gguf.GGMLQuantizationType[name.upper()]
-            values, size = gguf.GGML_QUANT_SIZES[kind]
-            if size * 8 / values <= CALIBRATED_BITS and not self.args.no_calibrate:
+            if "llama.cpp" in self.makers:
+                scores.append(self.theirs(name, llama_peer.PURE[name], True))
+            if "pygrok" in self.makers:
+                scores.append(self.ours(name, embedding_type=EMBEDDING))
+            values, size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[name.upper()]]
+            if size * 8 / values <= CALIBRATED_BITS and "calibrated" in self.makers:
                 scores.append(
                     self.ours(
                         name,
@@ -140,9 +142,10 @@ class Bench:
     def mixes(self) -> list[Score]:
         scores = []
         for name in self.args.mixes.split(","):
-            if name in llama_peer.MIXES:
+            if name in llama_peer.MIXES and "llama.cpp" in self.makers:
                 scores.append(self.theirs(name, llama_peer.MIXES[name], False))
-            scores.append(self.ours(name))
+            if "pygrok" in self.makers:
+                scores.append(self.ours(name))
         return scores
 
     def fits(self) -> list[Score]:
@@ -192,7 +195,7 @@ def main() -> None:
     parser.add_argument("--fit", default="", help="sizes in bytes, comma-separated")
     parser.add_argument("--tokens", type=int, default=24_000, help="of the text to score on")
     parser.add_argument("--calibration-tokens", type=int, default=65_536)
-    parser.add_argument("--no-calibrate", action="store_true")
+    parser.add_argument("--makers", default="llama.cpp,pygrok,calibrated", help="whose files to make")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--json", type=Path, help="file for all figures")
     args = parser.parse_args()
