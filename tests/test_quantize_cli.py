@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import random
@@ -164,12 +165,14 @@ def test_dry_run_prints_the_plan_and_writes_nothing(
 
 
 def start_writing(partial: Path, *arguments: str | Path) -> subprocess.Popen[bytes]:
-    """A conversion that has begun to write, even over what an earlier one left."""
+    """A conversion that holds its lock and has begun to write, even over what an earlier one left."""
     began = time.time()
     process = start(*arguments)
     while process.poll() is None:
-        if partial.exists() and partial.stat().st_size > 0 and partial.stat().st_mtime > began:
-            break
+        with contextlib.suppress(FileNotFoundError):  # what an earlier one left is cleared away
+            files = [file.stat() for file in partial.glob("*")]
+            if any(file.st_size > 0 and file.st_mtime > began for file in files):
+                break
         time.sleep(0.001)
     return process
 
