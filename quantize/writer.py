@@ -90,8 +90,8 @@ class OutputFiles:
 
     def __enter__(self) -> OutputFiles:
         self.check_destination()
-        self._journal = Journal(self._lock())
         try:
+            self._journal = Journal(self._lock())
             self._begin(self._journal)
             self._check_space()
             for i, part in enumerate(self.layout.parts):

@@ -170,7 +170,7 @@ def start_writing(partial: Path, *arguments: str | Path) -> subprocess.Popen[byt
     process = start(*arguments)
     while process.poll() is None:
         with contextlib.suppress(FileNotFoundError):  # what an earlier one left is cleared away
-            files = [file.stat() for file in partial.glob("*")]
+            files = [file.stat() for file in partial.glob("*.gguf")]
             if any(file.st_size > 0 and file.st_mtime > began for file in files):
                 break
         time.sleep(0.001)
