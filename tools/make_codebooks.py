@@ -70,7 +70,6 @@ def grid(kind: str) -> Any:
 def header() -> str:
     """The whole header."""
     signs = np.frombuffer(quants.IQ2_XXS.ksigns, dtype=np.uint8)
-    masks = (np.arange(256)[:, None] >> np.arange(8) & 1) * 255
     parts = [
         table(
             "kIqSigns",
@@ -78,7 +77,6 @@ def header() -> str:
             signs,
             "bit i: value i is negative, the number of bits even; by the 7 bits stored",
         ),
-        table("kSignMasks", "uint8_t", masks, "byte i is 255 if bit i of the index is set, else 0"),
         table("kIq4Values", "int8_t", np.array(quants.IQ4_NL.kvalues), "of IQ4_NL and IQ4_XS"),
         table("kMxfp4Values", "int8_t", np.array(quants.MXFP4.kvalues), "E2M1, doubled"),
     ]

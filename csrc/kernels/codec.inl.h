@@ -1,14 +1,13 @@
 // What the codecs of all weight types share (the codecs: codec_*.inl.h). Include after formats.inl.h.
 //
-// A codec says how one block of its type reads:
+// A codec says how blocks of its type read:
 //   Block    the struct of blocks.h
-//   kValues  of a block; kGroup: values that share a scale, 32 or 16
-//   kMinima  whether a group also has a minimum that is subtracted
+//   kValues  of a block
 //   Dot      the integer dot product for its values, see simd_scalar.h
-//   Expand   one block of one row, each value = scales[group] * values[i] - minima[group], float operations
-//            in the order of the gguf package, so that dequantized values have its bits
-//   Unpack   kLanes rows of one block at once, the next row `stride` bytes on, into kValues / 32 blocks of a
-//            panel: the same values and scales
+//   Panel    what 32 values of kLanes rows become: PanelBlock<Dot, groups that share a scale, have minima?>
+//   Unpack   kLanes rows of one block, the next row `stride` bytes on, into kValues / 32 blocks of a panel:
+//            value = scale * code - minimum, float operations in the order of the gguf package, so that
+//            dequantized values have its bits
 #pragma once
 
 #include "kernels/blocks.h"
@@ -18,12 +17,6 @@ namespace {
 
 constexpr size_t kGroups = kBlockValues / 4;  // vectors of Bytes that 32 values of kLanes rows take
 constexpr size_t kSuperBlocks = kSuperValues / kBlockValues;  // blocks of 32 values in a super-block
-
-struct Expanded {
-  alignas(16) int8_t values[kSuperValues];
-  float scales[kSuperValues / 16];
-  float minima[kSuperValues / 16];
-};
 
 // 32 values of kLanes rows side by side: per group of 32 or 16 the scales, then the minima if there are any.
 template <class DotType, size_t kScaleCount, bool kHasMinima>
@@ -37,9 +30,6 @@ struct PanelBlock {
   const float* minima(size_t group) const { return scales[kScales + group]; }
 };
 
-template <class Codec>
-using PanelOf = PanelBlock<typename Codec::Dot, kBlockValues / Codec::kGroup, Codec::kMinima>;
-
 // The dot product (see simd_scalar.h) of codes 0..63 that stand for -32..31.
 struct DotSixBits : DotCode {
   template <size_t kPart>
@@ -48,11 +38,12 @@ struct DotSixBits : DotCode {
   }
 };
 
-inline float LoadHalf(const void* p) {
-  float lanes[kLanes];
-  Store(lanes, LoadF16N(p, 1));
-  return lanes[0];
-}
+// The values, as signed bytes, that packed bytes of a panel stand for. Packing signed values twice gives them
+// back.
+inline Bytes ValuesOf(DotSigned, Bytes packed) { return DotSigned::Pack(packed); }
+inline Bytes ValuesOf(DotCode, Bytes packed) { return packed; }
+inline Bytes ValuesOf(DotNibble, Bytes packed) { return SubBytes(packed, SplatByte(8)); }
+inline Bytes ValuesOf(DotSixBits, Bytes packed) { return SubBytes(packed, SplatByte(32)); }
 
 // The 32 bytes at `p` of kLanes rows.
 inline void LoadRows32(const std::byte* p, size_t stride, Bytes out[kGroups]) {
@@ -77,32 +68,67 @@ inline Bytes LoadRows4(const std::byte* p, size_t stride) {
   return LoadBytes(words);
 }
 
-// Values of a table by nibbles, in the order of their values.
-inline void ExpandTable(const uint8_t nibbles[16], const int8_t table[16], int8_t* values) {
-  for (size_t i = 0; i < 16; ++i) {
-    values[i] = table[nibbles[i] & 15];
-    values[i + 16] = table[nibbles[i] >> 4];
+// kLanes rows of blocks.
+struct Rows {
+  const std::byte* first;
+  size_t stride;
+};
+
+// Bytes of `blocks` blocks of 32 values in a row.
+template <class Codec>
+constexpr size_t BytesOf(size_t blocks) {
+  return blocks * kBlockValues / Codec::kValues * sizeof(typename Codec::Block);
+}
+
+// The same blocks of `rows` rows, filled up to kLanes with zero rows if need be.
+template <class Codec>
+Rows CompleteRows(Rows from, size_t rows, size_t blocks, std::byte* copy) {
+  if (rows == kLanes) return from;
+  const size_t bytes = BytesOf<Codec>(blocks);
+  __builtin_memset(copy, 0, kLanes * bytes);
+  for (size_t r = 0; r < rows; ++r) __builtin_memcpy(copy + r * bytes, from.first + r * from.stride, bytes);
+  return {copy, bytes};
+}
+
+// Row r of a panel to out + r * stride.
+template <class Panel>
+void WriteValues(const Panel& panel, size_t rows, size_t stride, float* out) {
+  constexpr size_t kOfScale = kBlockValues / Panel::kScales;
+  int8_t values[kLanes][kBlockValues];
+  for (size_t j = 0; j < kGroups; ++j) {
+    uint8_t bytes[kLanes * 4];
+    StoreBytes(bytes, ValuesOf(typename Panel::Dot{}, LoadBytes(panel.bytes[j])));
+    for (size_t r = 0; r < kLanes; ++r) __builtin_memcpy(values[r] + 4 * j, bytes + 4 * r, 4);
+  }
+  for (size_t r = 0; r < rows; ++r) {
+    float x[kBlockValues];
+    for (size_t i = 0; i < kBlockValues; ++i) x[i] = static_cast<float>(values[r][i]);
+    for (size_t i = 0; i < kBlockValues; i += kLanes) {
+      const size_t group = i / kOfScale;
+      F32 value = Mul(Set(panel.scales[group][r]), Load(x + i));
+      if constexpr (Panel::kMinima) value = Sub(value, Set(panel.minima(group)[r]));
+      Store(out + r * stride + i, value);
+    }
   }
 }
 
+// A row's blocks in turn as the rows of panels.
 template <class Codec>
 void DequantizeBlocks(const std::byte* row, size_t k, float* out) {
-  typename Codec::Block block;
-  Expanded e;
-  for (size_t i = 0; i + Codec::kValues <= k; i += Codec::kValues, row += sizeof block) {
-    __builtin_memcpy(&block, row, sizeof block);
-    Codec::Expand(block, &e);
-    for (size_t g = 0; g < Codec::kValues / Codec::kGroup; ++g) {
-      for (size_t j = 0; j < Codec::kGroup; ++j) {
-        const size_t v = g * Codec::kGroup + j;
-        const float value = e.scales[g] * static_cast<float>(e.values[v]);
-        if constexpr (Codec::kMinima) {
-          out[i + v] = value - e.minima[g];
-        } else {
-          out[i + v] = value;
-        }
-      }
+  constexpr size_t kPanels = Codec::kValues / kBlockValues;
+  constexpr size_t kBytes = sizeof(typename Codec::Block);
+  typename Codec::Panel panels[kPanels];
+  std::byte copy[kLanes * kBytes];
+  for (size_t left = k / Codec::kValues; left > 0;) {
+    const size_t count = Fewer(left, kLanes);
+    const Rows blocks = CompleteRows<Codec>({row, kBytes}, count, kPanels, copy);
+    Codec::Unpack(blocks.first, blocks.stride, panels);
+    for (size_t p = 0; p < kPanels; ++p) {
+      WriteValues(panels[p], count, Codec::kValues, out + p * kBlockValues);
     }
+    row += count * kBytes;
+    out += count * Codec::kValues;
+    left -= count;
   }
 }
 

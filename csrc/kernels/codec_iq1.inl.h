@@ -7,16 +7,11 @@
 namespace pygrok {
 namespace {
 
-// values = 8 * codeword + delta, delta 1 or -1: eighths, so that they are whole.
-inline void PutEighths(const int8_t codeword[8], int delta, int8_t* values) {
-  for (size_t i = 0; i < 8; ++i) values[i] = static_cast<int8_t>(codeword[i] * 8 + delta);
-}
-// Exact: a half divided by 8 is no subnormal float.
-inline float EighthScale(float scale, int code) { return scale * static_cast<float>(2 * code + 1) * 0.125f; }
-
+// (2 * sub-scale + 1) / 8, exact: a half divided by 8 is no subnormal float.
 inline F32 EighthScale(F32 scale, F32 code) {
   return Mul(Mul(scale, Add(Add(code, code), Set(1.0f))), Set(0.125f));
 }
+
 // Codeword kIndex of 32 values as eighths. `minus`: 2 in the bytes of lanes whose delta is -1, else 0.
 template <int kIndex, class Panel>
 void UnpackEighths(Bytes number, Bytes minus, Panel* out) {
@@ -32,20 +27,8 @@ void UnpackEighths(Bytes number, Bytes minus, Panel* out) {
 struct CodecIQ1_S {
   using Block = BlockIQ1_S;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 256, kGroup = 32;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    const float scale = LoadHalf(&block.scale);
-    for (size_t g = 0; g < 8; ++g) {
-      const unsigned high = block.high[g];
-      for (size_t i = 0; i < 4; ++i) {
-        const size_t code = block.codes[g * 4 + i] | (high >> (3 * i) & 7) << 8;
-        PutEighths(kIq1Grid[code], (high & 0x8000) == 0 ? 1 : -1, out->values + g * 32 + i * 8);
-      }
-      out->scales[g] = EighthScale(scale, high >> 12 & 7);
-    }
-  }
-  using Panel = PanelBlock<Dot, 1, kMinima>;
+  using Panel = PanelBlock<Dot, 1, false>;
+  static constexpr size_t kValues = 256;
   static void UnpackGroup(F32 scale, Bytes codes, Bytes high, Panel* out) {
     const Bytes minus = And(ShiftRight<6>(CopyByte<1>(high)), SplatByte(2));
     UnpackEighths<0>(CodewordNumber<0, 3, 0>(codes, high), minus, out);
@@ -69,22 +52,8 @@ struct CodecIQ1_S {
 struct CodecIQ1_M {
   using Block = BlockIQ1_M;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 256, kGroup = 16;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    unsigned half = 0;
-    for (size_t i = 0; i < 4; ++i) half |= block.scales[i] >> 12u << (4 * i);
-    const uint16_t half_scale = static_cast<uint16_t>(half);
-    const float scale = LoadHalf(&half_scale);
-    for (size_t i = 0; i < 32; ++i) {
-      const unsigned high = block.high[i / 2] >> (i % 2 * 4);
-      PutEighths(kIq1Grid[block.codes[i] | (high & 7) << 8], (high & 8) == 0 ? 1 : -1, out->values + i * 8);
-    }
-    for (size_t g = 0; g < 16; ++g) {
-      out->scales[g] = EighthScale(scale, block.scales[g / 4] >> (g % 4 * 3) & 7);
-    }
-  }
-  using Panel = PanelBlock<Dot, 2, kMinima>;
+  using Panel = PanelBlock<Dot, 2, false>;
+  static constexpr size_t kValues = 256;
   // kScales: the bit at which the group's two sub-scales begin.
   template <int kScales>
   static void UnpackGroup(F32 scale, Bytes codes, Bytes high, Bytes scales, Panel* out) {

@@ -1,58 +1,10 @@
-// Weight types of 256-value super-blocks with evenly spaced values, and IQ4_XS. Include after
-// codec_plain.inl.h.
+// Weight types of 256-value super-blocks with evenly spaced values. Include after codec.inl.h.
 #pragma once
 
 #include "kernels/blocks.h"
 
 namespace pygrok {
 namespace {
-
-// 2-bit codes of 256 values, see BlockQ2_K.
-inline void ExpandPairs(const uint8_t codes[64], int8_t* values) {
-  for (size_t half = 0; half < 2; ++half) {
-    for (size_t part = 0; part < 4; ++part) {
-      for (size_t j = 0; j < 32; ++j) {
-        values[half * 128 + part * 32 + j] = static_cast<int8_t>(codes[half * 32 + j] >> (2 * part) & 3);
-      }
-    }
-  }
-}
-
-// 4-bit codes of 256 values, see BlockQ4_K.
-inline void ExpandSuperNibbles(const uint8_t nibbles[128], int8_t* values) {
-  for (size_t part = 0; part < 4; ++part) {
-    for (size_t j = 0; j < 32; ++j) {
-      values[part * 64 + j] = static_cast<int8_t>(nibbles[part * 32 + j] & 15);
-      values[part * 64 + 32 + j] = static_cast<int8_t>(nibbles[part * 32 + j] >> 4);
-    }
-  }
-}
-
-// Adds `weight` to the values whose bit i / 32 of high[i % 32] is set.
-inline void AddSuperBits(const uint8_t high[32], int weight, int8_t* values) {
-  for (size_t g = 0; g < kSuperBlocks; ++g) {
-    for (size_t j = 0; j < 32; ++j) {
-      values[g * 32 + j] = static_cast<int8_t>(values[g * 32 + j] + (high[j] >> g & 1) * weight);
-    }
-  }
-}
-
-inline void AddToAll(int offset, int8_t* values) {
-  for (size_t i = 0; i < kSuperValues; ++i) values[i] = static_cast<int8_t>(values[i] + offset);
-}
-
-// Scales and minima of Q4_K and Q5_K.
-inline void ExpandScales4(uint16_t half_scale, uint16_t half_minimum, const uint8_t packed[12],
-                          Expanded* out) {
-  const float scale = LoadHalf(&half_scale), minimum = LoadHalf(&half_minimum);
-  for (size_t g = 0; g < 4; ++g) {
-    const int a = packed[g], b = packed[g + 4], c = packed[g + 8];
-    out->scales[g] = scale * static_cast<float>(a & 63);
-    out->minima[g] = minimum * static_cast<float>(b & 63);
-    out->scales[g + 4] = scale * static_cast<float>((c & 15) | (a >> 6) << 4);
-    out->minima[g + 4] = minimum * static_cast<float>(c >> 4 | (b >> 6) << 4);
-  }
-}
 
 // Scales and minima of Q4_K and Q5_K from the first 16 bytes of each row's block.
 template <class Panel>
@@ -103,17 +55,8 @@ void ForPairs(const std::byte* codes, size_t stride, const Use& use) {
 struct CodecQ2_K {
   using Block = BlockQ2_K;
   using Dot = DotCode;
-  static constexpr size_t kValues = 256, kGroup = 16;
-  static constexpr bool kMinima = true;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandPairs(block.codes, out->values);
-    const float scale = LoadHalf(&block.scale), minimum = LoadHalf(&block.minimum);
-    for (size_t g = 0; g < 16; ++g) {
-      out->scales[g] = scale * static_cast<float>(block.scales[g] & 15);
-      out->minima[g] = minimum * static_cast<float>(block.scales[g] >> 4);
-    }
-  }
-  using Panel = PanelBlock<Dot, 2, kMinima>;
+  using Panel = PanelBlock<Dot, 2, true>;
+  static constexpr size_t kValues = 256;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     Bytes codes[4];
     LoadRows16(block, stride, codes);
@@ -138,20 +81,8 @@ struct CodecQ2_K {
 struct CodecQ3_K {
   using Block = BlockQ3_K;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 256, kGroup = 16;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandPairs(block.codes, out->values);
-    AddSuperBits(block.high, 4, out->values);
-    AddToAll(-4, out->values);
-    const float scale = LoadHalf(&block.scale);
-    for (size_t g = 0; g < 16; ++g) {
-      const int low = block.scales[g % 8] >> (g / 8 * 4) & 15;
-      const int high = block.scales[8 + g % 4] >> (g / 4 * 2) & 3;
-      out->scales[g] = scale * static_cast<float>((low | high << 4) - 32);
-    }
-  }
-  using Panel = PanelBlock<Dot, 2, kMinima>;
+  using Panel = PanelBlock<Dot, 2, false>;
+  static constexpr size_t kValues = 256;
   static void UnpackScales(const std::byte* block, size_t stride, Panel* out) {
     Bytes tail[4];  // the last 16 bytes: two of codes, then scales and the half
     LoadRows16(block + sizeof(Block) - 16, stride, tail);
@@ -197,13 +128,8 @@ struct CodecQ3_K {
 struct CodecQ4_K {
   using Block = BlockQ4_K;
   using Dot = DotCode;
-  static constexpr size_t kValues = 256, kGroup = 32;
-  static constexpr bool kMinima = true;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandSuperNibbles(block.nibbles, out->values);
-    ExpandScales4(block.scale, block.minimum, block.scales, out);
-  }
-  using Panel = PanelBlock<Dot, 1, kMinima>;
+  using Panel = PanelBlock<Dot, 1, true>;
+  static constexpr size_t kValues = 256;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     UnpackScales4(block, stride, out);
     for (size_t part = 0; part < 4; ++part) {
@@ -221,14 +147,8 @@ struct CodecQ4_K {
 struct CodecQ5_K {
   using Block = BlockQ5_K;
   using Dot = DotCode;
-  static constexpr size_t kValues = 256, kGroup = 32;
-  static constexpr bool kMinima = true;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandSuperNibbles(block.nibbles, out->values);
-    AddSuperBits(block.high, 16, out->values);
-    ExpandScales4(block.scale, block.minimum, block.scales, out);
-  }
-  using Panel = PanelBlock<Dot, 1, kMinima>;
+  using Panel = PanelBlock<Dot, 1, true>;
+  static constexpr size_t kValues = 256;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     UnpackScales4(block, stride, out);
     Bytes high[kGroups];  // shifted on from part to part: the bits of the next two blocks at the bottom
@@ -250,24 +170,8 @@ struct CodecQ5_K {
 struct CodecQ6_K {
   using Block = BlockQ6_K;
   using Dot = DotSixBits;
-  static constexpr size_t kValues = 256, kGroup = 16;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    for (size_t half = 0; half < 2; ++half) {
-      const uint8_t* low = block.low + half * 64;
-      const uint8_t* high = block.high + half * 32;
-      for (size_t part = 0; part < 4; ++part) {
-        int8_t* values = out->values + half * 128 + part * 32;
-        for (size_t j = 0; j < 32; ++j) {
-          const int nibble = low[part % 2 * 32 + j] >> (part / 2 * 4) & 15;
-          values[j] = static_cast<int8_t>((nibble | (high[j] >> (2 * part) & 3) << 4) - 32);
-        }
-      }
-    }
-    const float scale = LoadHalf(&block.scale);
-    for (size_t g = 0; g < 16; ++g) out->scales[g] = scale * static_cast<float>(block.scales[g]);
-  }
-  using Panel = PanelBlock<Dot, 2, kMinima>;
+  using Panel = PanelBlock<Dot, 2, false>;
+  static constexpr size_t kValues = 256;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     Bytes scales[4];
     LoadRows16(block + offsetof(Block, scales), stride, scales);

@@ -7,21 +7,6 @@
 namespace pygrok {
 namespace {
 
-// Nibbles in the order of their values.
-inline void ExpandNibbles(const uint8_t nibbles[16], int8_t* values) {
-  for (size_t i = 0; i < 16; ++i) {
-    values[i] = static_cast<int8_t>(nibbles[i] & 15);
-    values[i + 16] = static_cast<int8_t>(nibbles[i] >> 4);
-  }
-}
-
-// The fifth bits of 32 values.
-inline void AddHighBits(const uint8_t high[4], int8_t* values) {
-  for (size_t i = 0; i < 32; ++i) {
-    values[i] = static_cast<int8_t>(values[i] + (high[i / 8] >> (i % 8) & 1) * 16);
-  }
-}
-
 // Scales of kLanes rows.
 template <class Block>
 void LoadScales(const std::byte* block, size_t stride, float* out) {
@@ -45,14 +30,9 @@ void AddHighBits(Bytes high, Bytes codes[kGroups]) {
 struct CodecQ4_0 {
   using Block = BlockQ4_0;
   using Dot = DotNibble;
-  static constexpr size_t kValues = 32, kGroup = 32;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandNibbles(block.nibbles, out->values);
-    for (size_t i = 0; i < 32; ++i) out->values[i] = static_cast<int8_t>(out->values[i] - 8);
-    out->scales[0] = LoadHalf(&block.scale);
-  }
-  static void Unpack(const std::byte* block, size_t stride, PanelBlock<Dot, 1, kMinima>* out) {
+  using Panel = PanelBlock<Dot, 1, false>;
+  static constexpr size_t kValues = 32;
+  static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     LoadScales<Block>(block, stride, out->scales[0]);
     Bytes codes[kGroups];
     LoadNibbles(block + offsetof(Block, nibbles), stride, codes);
@@ -63,14 +43,9 @@ struct CodecQ4_0 {
 struct CodecQ4_1 {
   using Block = BlockQ4_1;
   using Dot = DotCode;
-  static constexpr size_t kValues = 32, kGroup = 32;
-  static constexpr bool kMinima = true;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandNibbles(block.nibbles, out->values);
-    out->scales[0] = LoadHalf(&block.scale);
-    out->minima[0] = -LoadHalf(&block.offset);
-  }
-  static void Unpack(const std::byte* block, size_t stride, PanelBlock<Dot, 1, kMinima>* out) {
+  using Panel = PanelBlock<Dot, 1, true>;
+  static constexpr size_t kValues = 32;
+  static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     const Bytes halves = LoadRows4(block, stride);
     Store(out->scales[0], HalfFloat<0>(halves));
     Store(out->minima(0), Sub(Set(-0.0f), HalfFloat<1>(halves)));
@@ -83,15 +58,9 @@ struct CodecQ4_1 {
 struct CodecQ5_0 {
   using Block = BlockQ5_0;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 32, kGroup = 32;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandNibbles(block.nibbles, out->values);
-    AddHighBits(block.high, out->values);
-    for (size_t i = 0; i < 32; ++i) out->values[i] = static_cast<int8_t>(out->values[i] - 16);
-    out->scales[0] = LoadHalf(&block.scale);
-  }
-  static void Unpack(const std::byte* block, size_t stride, PanelBlock<Dot, 1, kMinima>* out) {
+  using Panel = PanelBlock<Dot, 1, false>;
+  static constexpr size_t kValues = 32;
+  static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     LoadScales<Block>(block, stride, out->scales[0]);
     Bytes codes[kGroups];
     LoadNibbles(block + offsetof(Block, nibbles), stride, codes);
@@ -104,15 +73,9 @@ struct CodecQ5_0 {
 struct CodecQ5_1 {
   using Block = BlockQ5_1;
   using Dot = DotCode;
-  static constexpr size_t kValues = 32, kGroup = 32;
-  static constexpr bool kMinima = true;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandNibbles(block.nibbles, out->values);
-    AddHighBits(block.high, out->values);
-    out->scales[0] = LoadHalf(&block.scale);
-    out->minima[0] = -LoadHalf(&block.offset);
-  }
-  static void Unpack(const std::byte* block, size_t stride, PanelBlock<Dot, 1, kMinima>* out) {
+  using Panel = PanelBlock<Dot, 1, true>;
+  static constexpr size_t kValues = 32;
+  static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     const Bytes halves = LoadRows4(block, stride);
     Store(out->scales[0], HalfFloat<0>(halves));
     Store(out->minima(0), Sub(Set(-0.0f), HalfFloat<1>(halves)));
@@ -126,13 +89,9 @@ struct CodecQ5_1 {
 struct CodecQ8_0 {
   using Block = BlockQ8_0;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 32, kGroup = 32;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    __builtin_memcpy(out->values, block.values, 32);
-    out->scales[0] = LoadHalf(&block.scale);
-  }
-  static void Unpack(const std::byte* block, size_t stride, PanelBlock<Dot, 1, kMinima>* out) {
+  using Panel = PanelBlock<Dot, 1, false>;
+  static constexpr size_t kValues = 32;
+  static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     LoadScales<Block>(block, stride, out->scales[0]);
     Bytes values[kGroups];
     LoadRows16(block + offsetof(Block, values), stride, values);
@@ -144,13 +103,9 @@ struct CodecQ8_0 {
 struct CodecIQ4_NL {
   using Block = BlockIQ4_NL;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 32, kGroup = 32;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandTable(block.nibbles, kIq4Values, out->values);
-    out->scales[0] = LoadHalf(&block.scale);
-  }
-  static void Unpack(const std::byte* block, size_t stride, PanelBlock<Dot, 1, kMinima>* out) {
+  using Panel = PanelBlock<Dot, 1, false>;
+  static constexpr size_t kValues = 32;
+  static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     LoadScales<Block>(block, stride, out->scales[0]);
     Bytes codes[kGroups];
     LoadNibbles(block + offsetof(Block, nibbles), stride, codes);
@@ -171,13 +126,9 @@ inline float HalfPowerOf2(uint8_t exponent) {
 struct CodecMXFP4 {
   using Block = BlockMXFP4;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 32, kGroup = 32;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandTable(block.nibbles, kMxfp4Values, out->values);
-    out->scales[0] = HalfPowerOf2(block.exponent);
-  }
-  static void Unpack(const std::byte* block, size_t stride, PanelBlock<Dot, 1, kMinima>* out) {
+  using Panel = PanelBlock<Dot, 1, false>;
+  static constexpr size_t kValues = 32;
+  static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     for (size_t r = 0; r < kLanes; ++r) {
       out->scales[0][r] = HalfPowerOf2(static_cast<uint8_t>(block[r * stride]));
     }

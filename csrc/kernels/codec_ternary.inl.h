@@ -9,28 +9,10 @@ namespace {
 struct CodecTQ1_0 {
   using Block = BlockTQ1_0;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 256, kGroup = 32;
-  static constexpr bool kMinima = false;
-  // Multiplied by 3^place, the byte's fraction of 256 begins with the trit of that place.
-  static void ExpandTrits(const uint8_t* bytes, size_t count, size_t places, int8_t* values) {
-    uint8_t power = 1;
-    for (size_t place = 0; place < places; ++place) {
-      for (size_t j = 0; j < count; ++j) {
-        const uint8_t rest = static_cast<uint8_t>(bytes[j] * power);
-        values[place * count + j] = static_cast<int8_t>((rest * 3 >> 8) - 1);
-      }
-      power = static_cast<uint8_t>(power * 3);
-    }
-  }
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandTrits(block.trits, 32, 5, out->values);
-    ExpandTrits(block.trits + 32, 16, 5, out->values + 160);
-    ExpandTrits(block.last, 4, 4, out->values + 240);
-    const float scale = LoadHalf(&block.scale);
-    for (size_t g = 0; g < kSuperBlocks; ++g) out->scales[g] = scale;
-  }
-  using Panel = PanelBlock<Dot, 1, kMinima>;
-  // Puts the trit of the present place and brings up the next.
+  using Panel = PanelBlock<Dot, 1, false>;
+  static constexpr size_t kValues = 256;
+  // Multiplied by 3^place, the byte's fraction of 256 begins with the trit of that place: puts the present
+  // trit and brings up the next.
   static Bytes UnpackTrits(Bytes rest, uint8_t* bytes) {
     StoreBytes(bytes, Dot::Pack(Trits(rest)));
     return AddBytes(rest, AddBytes(rest, rest));
@@ -58,15 +40,8 @@ struct CodecTQ1_0 {
 struct CodecTQ2_0 {
   using Block = BlockTQ2_0;
   using Dot = DotSigned;
-  static constexpr size_t kValues = 256, kGroup = 32;
-  static constexpr bool kMinima = false;
-  static void Expand(const Block& block, Expanded* out) {
-    ExpandPairs(block.codes, out->values);
-    AddToAll(-1, out->values);
-    const float scale = LoadHalf(&block.scale);
-    for (size_t g = 0; g < kSuperBlocks; ++g) out->scales[g] = scale;
-  }
-  using Panel = PanelBlock<Dot, 1, kMinima>;
+  using Panel = PanelBlock<Dot, 1, false>;
+  static constexpr size_t kValues = 256;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
     // The half is the upper two of the block's last four bytes.
     const F32 scale = HalfFloat<1>(LoadRows4(block + sizeof(Block) - 4, stride));

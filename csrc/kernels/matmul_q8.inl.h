@@ -28,29 +28,8 @@ struct Scratch {
 };
 static_assert(sizeof(Scratch) <= kScratchBytes);
 
-// kLanes rows of blocks.
-struct Rows {
-  const std::byte* first;
-  size_t stride;
-};
-
 template <class Codec>
-constexpr size_t BytesOf(size_t blocks) {
-  return blocks * kBlockValues / Codec::kValues * sizeof(typename Codec::Block);
-}
-
-// The same blocks of `rows` rows, filled up to kLanes with zero rows if need be.
-template <class Codec>
-Rows CompleteRows(Rows from, size_t rows, size_t blocks, std::byte* copy) {
-  if (rows == kLanes) return from;
-  const size_t bytes = BytesOf<Codec>(blocks);
-  __builtin_memset(copy, 0, kLanes * bytes);
-  for (size_t r = 0; r < rows; ++r) __builtin_memcpy(copy + r * bytes, from.first + r * from.stride, bytes);
-  return {copy, bytes};
-}
-
-template <class Codec>
-[[gnu::noinline]] void UnpackPanel(Rows rows, size_t blocks, PanelOf<Codec>* out) {
+[[gnu::noinline]] void UnpackPanel(Rows rows, size_t blocks, typename Codec::Panel* out) {
   for (size_t b = 0; b < blocks; b += Codec::kValues / kBlockValues) {
     Codec::Unpack(rows.first + BytesOf<Codec>(b), rows.stride, out + b);
   }
@@ -202,7 +181,7 @@ template <class Codec>
 void MultiplyStretches(const MatmulArgs& args, size_t row, size_t activation_stride, Scratch* scratch) {
   constexpr size_t kBytes = BytesOf<Codec>(kStretch);
   constexpr size_t kAhead = (512 + kBytes - 1) / kBytes * kStretch;  // blocks
-  PanelOf<Codec>* panel = reinterpret_cast<PanelOf<Codec>*>(scratch->panels);
+  typename Codec::Panel* panel = reinterpret_cast<typename Codec::Panel*>(scratch->panels);
   const size_t blocks = args.k / kBlockValues;
   const size_t rows = Fewer(kLanes, args.rows - row);
   const std::byte* first = args.weights + row * args.row_bytes;
@@ -243,7 +222,7 @@ void MultiplyPanels(const Panel* panels, size_t tokens, const Tile& all) {
 template <class Codec>
 void MultiplyChunks(const MatmulArgs& args, size_t row, size_t activation_stride, Scratch* scratch) {
   constexpr size_t kStep = kPanelsTogether * kLanes;
-  PanelOf<Codec>* panels = reinterpret_cast<PanelOf<Codec>*>(scratch->panels);
+  typename Codec::Panel* panels = reinterpret_cast<typename Codec::Panel*>(scratch->panels);
   const size_t blocks = args.k / kBlockValues;
   const size_t rows = Fewer(kStep, args.rows - row);
   for (size_t b = 0; b < blocks; b += kChunkBlocks) {
