@@ -11,14 +11,15 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING
 
-from pygrok._core import __version__
-from pygrok.chat import Chat
-from pygrok.errors import Cancelled, ContextOverflow, FormatError, MemoryLimit, ModelError, PygrokError
-from pygrok.generate import Completion, GenerationChunk, Timings
-from pygrok.model import Model, load
-from pygrok.sampling import SamplingParams
-from pygrok.session import Session
-from pygrok.tokenizer import Tokenizer
+if TYPE_CHECKING:
+    from pygrok._core import __version__
+    from pygrok.chat import Chat
+    from pygrok.errors import Cancelled, ContextOverflow, FormatError, MemoryLimit, ModelError, PygrokError
+    from pygrok.generate import Completion, GenerationChunk, Timings
+    from pygrok.model import Model, load
+    from pygrok.sampling import SamplingParams
+    from pygrok.session import Session
+    from pygrok.tokenizer import Tokenizer
 
 __all__ = [
     "Cancelled",
@@ -39,9 +40,30 @@ __all__ = [
     "load",
 ]
 
+# Imported when first used: numpy and the extension take a third of a second, in which --help has long answered, and
+# Ctrl-C would print a traceback before a command can catch it.
+_MODULES = {
+    "_core": ("__version__",),
+    "chat": ("Chat",),
+    "errors": ("Cancelled", "ContextOverflow", "FormatError", "MemoryLimit", "ModelError", "PygrokError"),
+    "generate": ("Completion", "GenerationChunk", "Timings"),
+    "model": ("Model", "load"),
+    "sampling": ("SamplingParams",),
+    "session": ("Session",),
+    "tokenizer": ("Tokenizer",),
+}
+
 if not TYPE_CHECKING:
 
     def __getattr__(name: str) -> object:
-        if name == "quantize":  # imported when first used: running a model does not need it
-            return importlib.import_module("pygrok.quantize")
+        if name == "quantize" or name in _MODULES:
+            return importlib.import_module(f"pygrok.{name}")
+        for module, names in _MODULES.items():
+            if name in names:
+                value = getattr(importlib.import_module(f"pygrok.{module}"), name)
+                globals()[name] = value
+                return value
         raise AttributeError(f"module 'pygrok' has no attribute {name!r}")
+
+    def __dir__() -> list[str]:
+        return sorted({*globals(), *__all__})

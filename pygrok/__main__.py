@@ -1,8 +1,20 @@
-"""`python -m pygrok` is the `pygrok` command."""
+"""The `pygrok` command; `python -m pygrok` is the same."""
+
+from __future__ import annotations
 
 import sys
 
-from pygrok.cli import main
+
+def main() -> int:
+    """Run the process's own command line and return its exit code."""
+    try:
+        from pygrok.cli import main as command
+
+        return command()
+    except KeyboardInterrupt:  # before or after the command can catch it
+        print("pygrok: interrupted", file=sys.stderr)
+        return 130
+
 
 if __name__ == "__main__":
     sys.exit(main())

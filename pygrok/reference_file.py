@@ -17,6 +17,7 @@ import os
 import shutil
 import struct
 import zlib
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
@@ -27,6 +28,7 @@ from numpy.typing import NDArray
 
 from pygrok import _core
 from pygrok.errors import FormatError, ModelError
+from pygrok.files import replacing
 
 __all__ = ["Header", "ReferenceFile", "ReferenceWriter", "file_bytes"]
 
@@ -71,7 +73,6 @@ class ReferenceWriter:
         self._path = Path(path)
         self._header = header
         self._left = header.tokens - 1
-        self._partial = self._path.with_name(f".{self._path.name}.{os.getpid()}.partial")
         if self._path.exists() and not force:
             raise FileExistsError(errno.EEXIST, "exists; --force overwrites it", str(self._path))
         if not self._path.parent.is_dir():
@@ -86,25 +87,22 @@ class ReferenceWriter:
 
     def __enter__(self) -> ReferenceWriter:
         h = self._header
-        self._file: BinaryIO = self._partial.open("wb")
-        self._file.write(
-            _HEADER.pack(_MAGIC, _VERSION, h.vocab, h.tokens, h.window, h.stride, h.text_hash, h.ids_hash)
-        )
+        with ExitStack() as stack:
+            partial = stack.enter_context(replacing(self._path))
+            self._file: BinaryIO = stack.enter_context(partial.open("wb"))
+            self._file.write(
+                _HEADER.pack(_MAGIC, _VERSION, h.vocab, h.tokens, h.window, h.stride, h.text_hash, h.ids_hash)
+            )
+            self._writing = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        try:
-            if error is None:
-                if self._left:
-                    raise ValueError(f"{self._left} tokens have no rows")
-                self._file.flush()
-                os.fsync(self._file.fileno())
-                self._partial.replace(self._path)
-        finally:
-            self._file.close()
-            self._partial.unlink(missing_ok=True)
+        if error is None and self._left:
+            with self._writing:
+                raise ValueError(f"{self._left} tokens have no rows")
+        self._writing.__exit__(kind, error, trace)
 
     def append(self, logits: NDArray[np.float32]) -> None:
         """The next rows, float32 [n, vocab]. Raises ModelError for values that are not numbers."""

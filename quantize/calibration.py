@@ -77,11 +77,6 @@ class Calibrator:
         self._h: Floats = np.empty((0, 0), np.float32)  # of the quantized layers, [n, embedding]
         self._h_exact: Floats = self._h
 
-    @property
-    def tokens(self) -> int:
-        """Of the calibration text."""
-        return len(self._ids)
-
     def quantize_top(self, tensors: Sequence[PlannedTensor]) -> Iterator[Piece]:
         """The embedding and, if there is one, the output matrix; other tensors are passed over.
 

@@ -8,11 +8,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pygrok.files import read_text
 from pygrok.quantize.source import SourceModel
 from pygrok.quantize.tokenizer import Vocabulary
 from pygrok.tokenizer import Tokenizer
 
-__all__ = ["CHUNK", "TOKENS", "calibration_ids", "read_text"]
+__all__ = ["CHUNK", "TOKENS", "calibration_ids"]
 
 TOKENS = 32768
 CHUNK = 512
@@ -56,11 +57,3 @@ def _pieces(tokenizer: Tokenizer, text: str, chunk: int, count: int) -> list[lis
         return [ids[i : i + chunk] for i in range(0, len(ids), chunk)]
     step = len(text) // count
     return [tokenizer.encode(text[i * step : i * step + length])[:chunk] for i in range(count)]
-
-
-def read_text(path: Path) -> str:
-    """All of a text file. Raises OSError, and ValueError if it is not UTF-8."""
-    try:
-        return path.read_bytes().decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path}: not UTF-8 at byte {error.start}; convert it with iconv") from error

@@ -15,7 +15,7 @@ from pygrok.quantize.roles import Dimensions
 from pygrok.quantize.source import SourceModel, make_tensors, some
 from pygrok.quantize.tensor_reader import StoredMatrix, StoredScales
 
-__all__ = ["Checkpoint", "Dimensions", "holds_checkpoint", "is_tensor_file", "open_checkpoint", "source_of"]
+__all__ = ["Checkpoint", "holds_checkpoint", "is_tensor_file", "open_checkpoint", "source_of"]
 
 _FILE = re.compile(r"tensor(\d{5})_000")
 _ANY_FILE = "tensor[0-9]*"  # misnamed ones too, but not a folder called tensorboard
@@ -48,12 +48,6 @@ class Checkpoint:
     dimensions: Dimensions
     top: dict[str, StoredTensor]
     layers: tuple[dict[str, StoredTensor], ...]
-
-    @property
-    def source_bytes(self) -> int:
-        """Payload bytes of all tensors."""
-        parts = (self.top, *self.layers)
-        return sum(tensor.nbytes for part in parts for tensor in part.values())
 
 
 def open_checkpoint(source: str | Path) -> Checkpoint:

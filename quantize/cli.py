@@ -6,13 +6,15 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
 
 from pygrok.cli import errors
+from pygrok.cli.errors import UsageError
 from pygrok.cli.options import with_options
 from pygrok.quantize.cli_options import OutputOptions, RunOptions, SourceOptions, TypeOptions
 from pygrok.quantize.cli_output import ProgressBar, as_dict, print_errors, print_report
@@ -58,10 +60,36 @@ def quantize(
 
     Exit codes: 0 done, 1 failed, 2 wrong use, 130 interrupted.
     """
+    with _telling_what_is_left(destination, output.resume):
+        _quantize(source, destination, types, output, sources, run)
+
+
+@contextmanager
+def _telling_what_is_left(destination: Path, resume: bool) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        kept = "; what is finished is kept for --resume" if resume else ""
+        print(f"{PROGRAM}: interrupted; {destination} is as it was{kept}", file=sys.stderr, end="")
+        raise
+
+
+def _quantize(
+    source: Path,
+    destination: Path,
+    types: TypeOptions,
+    output: OutputOptions,
+    sources: SourceOptions,
+    run: RunOptions,
+) -> None:
+    if types.calibrate and sources.no_tokenizer:
+        raise UsageError(
+            "--calibrate and --no-tokenizer exclude each other: a text is calibrated on as token ids"
+        )
+    arguments = types.arguments() | output.arguments() | sources.arguments()
     from pygrok.quantize.conversion import convert
     from pygrok.quantize.verify import VerificationError
 
-    arguments = types.arguments() | output.arguments() | sources.arguments()
     try:
         with ProgressBar(sys.stderr.isatty()) as bar:
             report = convert(
@@ -74,10 +102,6 @@ def quantize(
                 notify=lambda notice: print(f"{PROGRAM}: note: {notice}", file=sys.stderr),
                 command=_command,
             )
-    except KeyboardInterrupt:
-        kept = "; what is finished is kept for --resume" if output.resume else ""
-        print(f"{PROGRAM}: interrupted; {destination} is as it was{kept}", file=sys.stderr, end="")
-        raise
     except VerificationError as error:
         if not run.as_json:
             print_errors(error.errors)

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 from pygrok.quantize.calibration import Calibrator
 from pygrok.quantize.encode import TensorEncoder
 from pygrok.quantize.plan import Plan, PlannedTensor
+from pygrok.quantize.roles import ALWAYS_F32
 from pygrok.quantize.writer import OutputFiles
 
 __all__ = ["is_calibrated", "write_calibrated"]
@@ -17,7 +18,7 @@ __all__ = ["is_calibrated", "write_calibrated"]
 
 def is_calibrated(tensor: PlannedTensor) -> bool:
     """Whether the calibrator makes its bytes: all matrices but the router."""
-    return tensor.kind not in ("norm", "router")
+    return tensor.kind not in ALWAYS_F32
 
 
 def write_calibrated(

@@ -16,7 +16,7 @@ from pygrok.quantize.calibration import Calibrator
 from pygrok.quantize.calibration_text import TOKENS, calibration_ids
 from pygrok.quantize.compensated import write_calibrated
 from pygrok.quantize.encode import TensorEncoder
-from pygrok.quantize.fingerprint import digest_of_ids, fingerprint_of
+from pygrok.quantize.fingerprint import digest_of_ids, digest_of_measuring, fingerprint_of
 from pygrok.quantize.fit import Fit
 from pygrok.quantize.hyperparameters import Hyperparameters
 from pygrok.quantize.imatrix import ImportanceMatrix
@@ -25,7 +25,15 @@ from pygrok.quantize.metadata import add_metadata
 from pygrok.quantize.output_paths import check_destination, check_distinct, check_plan_destination
 from pygrok.quantize.plan import Plan, TypeRules
 from pygrok.quantize.plan_file import load_plan_file, save_plan_file
-from pygrok.quantize.planning import FitOptions, check_requantizing, choose_types, file_type, unweighted
+from pygrok.quantize.planning import (
+    FitOptions,
+    check_requantizing,
+    choose_types,
+    file_type,
+    forget_measured,
+    measured_path,
+    unweighted,
+)
 from pygrok.quantize.source import SourceModel, open_source
 from pygrok.quantize.verify import TensorError, VerificationError, measure_errors
 from pygrok.quantize.writer import OutputFiles
@@ -127,10 +135,10 @@ def convert(
 
     split: write parts NAME-00001-of-0000N.gguf of at most this many bytes each; dst is then NAME.gguf, and stays the
     name if one part is enough. resume: go on with what a stopped conversion of the same source with the same options
-    left behind; and leave what is finished when this one fails. verify: read the result back, compare it with
-    the source, put it in place only if nothing is wrong (`pygrok.quantize.verify` says what is). report: HTML file
-    about errors, sizes and plan (verifies too; needs matplotlib); command: what it shows as the command line.
-    allow_requantize: quantize again what a GGUF source holds in a type below q8_0.
+    left behind, measured sensitivities included; and leave what is finished when this one fails. verify: read the
+    result back, compare it with the source, put it in place only if nothing is wrong (`pygrok.quantize.verify` says
+    what is). report: HTML file about errors, sizes and plan (verifies too; needs matplotlib); command: what it shows
+    as the command line. allow_requantize: quantize again what a GGUF source holds in a type below q8_0.
 
     threads: default: all available. force: overwrite dst and report. dry_run: check and plan, write nothing.
     progress: called with (bytes done, bytes in all) after every slice: those of the source, twice with verify.
@@ -149,6 +157,10 @@ def convert(
         raise ValueError(f"threads is {threads}, expected 1 or more")
     if no_tokenizer and tokenizer is not None:
         raise ValueError("tokenizer and no_tokenizer exclude each other")
+    if no_tokenizer and calibrate:
+        raise ValueError(
+            "calibrate and no_tokenizer exclude each other: a text is calibrated on as token ids"
+        )
     for option, count in (("split", split), ("fit", fit), ("calibrate_tokens", calibrate_tokens)):
         if count is not None and count < 1:
             raise ValueError(f"{option} is {count}, expected 1 or more")
@@ -201,13 +213,17 @@ def convert(
             split,
         )
 
+    text, sensitivities_file = _path(fit_text), _path(sensitivities)
+    if resume and not dry_run and text is not None and sensitivities_file is None:
+        digest = digest_of_measuring(source, text, _path(imatrix), ids is not None)
+        sensitivities_file = measured_path(destination, digest)
     plan, fitted = choose_types(
         source,
         model,
         rules,
         importance,
         calibrated=ids is not None,
-        fit=None if fit is None else FitOptions(fit, _path(fit_text), _path(sensitivities)),
+        fit=None if fit is None else FitOptions(fit, text, sensitivities_file),
         file_bytes=lambda candidate: layout_of(candidate).nbytes,
         threads=threads,
         preparing=preparing,
@@ -249,6 +265,8 @@ def convert(
             html_report.write_report(report_path, html_report.content_of(result, source, command))
         if any(error.problem for error in run.errors):
             raise VerificationError(destination, run.errors)
+    if not dry_run:
+        forget_measured(destination)
     return result
 
 

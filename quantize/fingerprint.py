@@ -16,7 +16,7 @@ from pygrok.quantize.layout import Layout
 from pygrok.quantize.plan import Plan
 from pygrok.quantize.source import SourceModel
 
-__all__ = ["digest_of_file", "digest_of_ids", "fingerprint_of"]
+__all__ = ["digest_of_ids", "digest_of_measuring", "fingerprint_of"]
 
 
 def fingerprint_of(
@@ -40,11 +40,11 @@ def fingerprint_of(
     }
     for name, value in options.items():
         if value is not None:
-            found[name] = digest_of_file(value) if isinstance(value, Path) else str(value)
+            found[name] = _digest_of_file(value) if isinstance(value, Path) else str(value)
     return found
 
 
-def digest_of_file(path: Path) -> str:
+def _digest_of_file(path: Path) -> str:
     """32 hex digits. Raises OSError."""
     digest = hashlib.blake2b(digest_size=16)
     with path.open("rb") as file:
@@ -63,7 +63,14 @@ def digest_of_ids(ids: Sequence[NDArray[np.int32]] | None) -> str | None:
     return digest.hexdigest()
 
 
+def digest_of_measuring(source: SourceModel, text: Path, imatrix: Path | None, calibrated: bool) -> str:
+    """Of what sensitivities are measured on and with. Not among it: the instruction set, lest a resumed plan change."""
+    importance = None if imatrix is None else _digest_of_file(imatrix)
+    told = (_build(), source.fingerprint(), _digest_of_file(text), importance, calibrated)
+    return hashlib.blake2b(repr(told).encode(), digest_size=16).hexdigest()
+
+
 @cache
 def _build() -> str:
     """Another build may round otherwise, though its version is the same."""
-    return digest_of_file(Path(str(_core.__file__)))[:12]
+    return _digest_of_file(Path(str(_core.__file__)))[:12]

@@ -13,7 +13,7 @@ from pygrok import _core
 from pygrok.errors import ModelError
 from pygrok.model import Model, load
 from pygrok.quantize.knapsack import Infeasible, Option, solve
-from pygrok.quantize.layout import ALIGNMENT
+from pygrok.quantize.layout import aligned
 from pygrok.quantize.plan import Importance, Plan, TypeRules, fitting, plan_of
 from pygrok.quantize.probing import measure
 from pygrok.quantize.sensitivity import (
@@ -203,8 +203,7 @@ def _weights(sensitivities: Sensitivities, errors: Mapping[str, object]) -> dict
 
 
 def _aligned_bytes(tensor: SourceTensor, type_name: str) -> int:
-    nbytes = len(tensor.matrices) * tensor.rows * row_bytes(type_name, tensor.columns)
-    return -(-nbytes // ALIGNMENT) * ALIGNMENT
+    return aligned(len(tensor.matrices) * tensor.rows * row_bytes(type_name, tensor.columns))
 
 
 def _too_small(budget: int, least: int, importance: Importance | None) -> str:

@@ -19,7 +19,7 @@ from pygrok.quantize.safetensors import SafeTensor, parse_json, read_header, sho
 from pygrok.quantize.source import SourceModel, some
 from pygrok.quantize.tensor_reader import StoredMatrix
 
-__all__ = ["holds_safetensors", "open_safetensors", "place_of"]
+__all__ = ["holds_safetensors", "open_safetensors"]
 
 MAX_INDEX_BYTES = 8 << 20
 _INDEX = ".safetensors.index.json"
@@ -54,7 +54,7 @@ _LAYER_NAMES = {role: re.compile(pattern) for role, pattern in _LAYER.items()}
 _IGNORED = re.compile(r".*\.rotary_emb\.inv_freq")
 
 
-def place_of(name: str) -> Place | None:
+def _place_of(name: str) -> Place | None:
     """What a tensor's name says of its place, None for a name that is not Grok-1's."""
     for role, pattern in _TOP_NAMES.items():
         if pattern.fullmatch(name):
@@ -94,7 +94,7 @@ def open_safetensors(path: Path) -> SourceModel:
 
     assembly = Assembly(path)
     for name, (file, tensor) in tensors.items():
-        place = place_of(name)
+        place = _place_of(name)
         if place is None:
             if not _IGNORED.fullmatch(name):
                 assembly.problems.append(f"{show(name)} is not part of Grok-1")

@@ -10,7 +10,7 @@ from pygrok.errors import FormatError
 from pygrok.quantize.config_file import ConfigFile
 from pygrok.quantize.roles import Dimensions
 
-__all__ = ["GROK_1", "Hyperparameters", "find_config", "resolve_hyperparameters"]
+__all__ = ["GROK_1", "Hyperparameters", "resolve_hyperparameters"]
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ class _HasShapes(Protocol):
     def dimensions(self) -> Dimensions: ...
 
 
-def find_config(checkpoint: _HasShapes) -> Path | None:
+def _find_config(checkpoint: _HasShapes) -> Path | None:
     """`config.json` in the checkpoint's directory or the one above."""
     for directory in (checkpoint.directory, checkpoint.directory.absolute().parent):
         if (directory / "config.json").is_file():
@@ -118,7 +118,7 @@ def resolve_hyperparameters(checkpoint: _HasShapes, config: str | Path | None = 
     grok_1 = Hyperparameters(**{**GROK_1.__dict__, "layers": shapes.layers})
     if config is None and grok_1.dimensions == shapes:
         return grok_1
-    path = Path(config) if config is not None else find_config(checkpoint)
+    path = Path(config) if config is not None else _find_config(checkpoint)
     if path is not None:
         return _read_config(path, shapes, checkpoint.directory)
 

@@ -11,7 +11,6 @@ all equal values.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import re
@@ -26,6 +25,7 @@ from numpy.typing import NDArray
 
 from pygrok import _core
 from pygrok.errors import FormatError
+from pygrok.files import replacing
 
 __all__ = ["Contents", "Entry", "read_file", "write_file"]
 
@@ -229,10 +229,8 @@ def _experts(path: str, name: str, flat: Mapping[str, tuple[int, NDArray[np.floa
 
 
 def write_file(path: str | os.PathLike[str], contents: Contents, chunks: int) -> None:
-    """Write the GGUF form beside `path`, then rename: an old file stays whole until the new one is. Raises OSError."""
-    target = Path(path)
-    partial = target.with_name(f".{target.name}.{os.getpid()}.partial")
-    try:
+    """Write the GGUF form: an old file stays whole until the new one is. Raises OSError."""
+    with replacing(Path(path)) as partial:
         writer = gguf.GGUFWriter(partial, "imatrix")
         for values in writer.kv_data:
             values.pop("general.architecture", None)  # the format has none
@@ -247,9 +245,3 @@ def write_file(path: str | os.PathLike[str], contents: Contents, chunks: int) ->
         writer.write_kv_data_to_file()
         writer.write_tensors_to_file()
         writer.close()
-        with partial.open("rb") as file:
-            os.fsync(file.fileno())
-        partial.replace(target)
-    finally:
-        with contextlib.suppress(OSError):
-            partial.unlink(missing_ok=True)

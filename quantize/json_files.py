@@ -1,14 +1,16 @@
-"""Reads JSON that somebody else may have written: every fault is one clear FormatError."""
+"""JSON files of pygrok's own formats, which somebody else may have written: every fault is one clear FormatError."""
 
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pygrok.errors import FormatError
+from pygrok.files import replacing
 
-__all__ = ["load_json", "quoted"]
+__all__ = ["load_json", "quoted", "save_json"]
 
 _MOST_BYTES = 16 << 20  # plans and sensitivities of Grok-1 itself take 50 kB
 _SHOWN = 80  # characters of a file's own text in a message
@@ -42,6 +44,13 @@ def load_json(path: Path, file_format: str, version: int, remedy: str) -> dict[s
     if type(found) is not int or found != version:
         raise FormatError(f"{path}: 'version' is {quoted(found)}, expected {version}; {remedy}")
     return document
+
+
+def save_json(path: Path, file_format: str, version: int, content: Mapping[str, Any]) -> None:
+    """Writes what `load_json` reads, in one step. Raises OSError."""
+    document = {"format": file_format, "version": version, **content}
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def quoted(value: Any) -> str:

@@ -19,7 +19,7 @@ from gguf.gguf_writer import WriterState
 from pygrok import _core
 from pygrok.quantize.units import format_bytes
 
-__all__ = ["ALIGNMENT", "Layout", "OutputTensor", "Part", "make_layout", "overhead"]
+__all__ = ["ALIGNMENT", "Layout", "OutputTensor", "Part", "aligned", "make_layout"]
 
 ALIGNMENT = 32
 _START = struct.Struct("<4sIQQ")  # magic, version, tensors, keys
@@ -90,38 +90,33 @@ def make_layout(
     return Layout(tuple(parts))
 
 
-def overhead(tensors: Sequence[OutputTensor], add_metadata: AddMetadata) -> int:
-    """Bytes of an unsplit file that are not its tensors', which take up multiples of 32; the same for all types."""
-    return len(_part("", tensors, [_packed(add_metadata)]).header)
-
-
 def _fill(tensors: Sequence[OutputTensor], split: int, metadata_bytes: int) -> list[list[OutputTensor]]:
     """The tensors of each part: as many as fit, in order. Metadata may fill the first alone."""
     keys = len(_split_keys(0, 1, len(tensors))[1])
     fixed = _START.size + keys
-    too_large = [t for t in tensors if _aligned(fixed + _info_bytes(t)) + _aligned(t.nbytes) > split]
+    too_large = [t for t in tensors if aligned(fixed + _info_bytes(t)) + aligned(t.nbytes) > split]
     if too_large:
         largest = max(too_large, key=lambda t: t.nbytes)
-        needed = _aligned(fixed + _info_bytes(largest)) + _aligned(largest.nbytes)
+        needed = aligned(fixed + _info_bytes(largest)) + aligned(largest.nbytes)
         raise ValueError(
             f"a part of {format_bytes(split)} cannot hold tensor {largest.name}, which takes {needed} bytes "
             f"with its header: split into parts of {needed} bytes or more"
         )
     header = fixed + metadata_bytes
-    if _aligned(header) > split:
+    if aligned(header) > split:
         raise ValueError(
-            f"a part of {format_bytes(split)} cannot hold the metadata: split into parts of {_aligned(header)} "
+            f"a part of {format_bytes(split)} cannot hold the metadata: split into parts of {aligned(header)} "
             "bytes or more"
         )
     groups: list[list[OutputTensor]] = [[]]
     data = 0
     for tensor in tensors:
         header += _info_bytes(tensor)
-        data += _aligned(tensor.nbytes)
-        if _aligned(header) + data > split:
+        data += aligned(tensor.nbytes)
+        if aligned(header) + data > split:
             groups.append([])
             header = fixed + _info_bytes(tensor)
-            data = _aligned(tensor.nbytes)
+            data = aligned(tensor.nbytes)
         groups[-1].append(tensor)
     return groups
 
@@ -134,7 +129,7 @@ def _part(name: str, tensors: Iterable[OutputTensor], metadata: Sequence[tuple[i
     for tensor in tensors:
         relative[tensor.name] = data
         infos += _info(tensor, numbers[tensor.type], data)
-        data += _aligned(tensor.nbytes)
+        data += aligned(tensor.nbytes)
     start = _START.pack(b"GGUF", _VERSION, len(relative), sum(count for count, _ in metadata))
     header = b"".join((start, *(packed for _, packed in metadata), infos))
     header += bytes(-len(header) % ALIGNMENT)
@@ -153,7 +148,8 @@ def _info_bytes(tensor: OutputTensor) -> int:
     return len(_info(tensor, 0, 0))
 
 
-def _aligned(nbytes: int) -> int:
+def aligned(nbytes: int) -> int:
+    """What so many bytes of a tensor take up in the file."""
     return -(-nbytes // ALIGNMENT) * ALIGNMENT
 
 

@@ -14,9 +14,8 @@ from pygrok.quantize.tokenizer import Vocabulary
 __all__ = ["FILE_TYPES", "add_metadata"]
 
 ARCHITECTURE = "grok"
-ROUTER_SOFT_CAP = (
-    30.0  # Grok-1 has no such cap and readers do not apply it; llama.cpp's own files carry the key
-)
+# Grok-1 has no such cap and readers do not apply it; llama.cpp's own files carry the key.
+ROUTER_SOFT_CAP = 30.0
 QUANTIZATION_VERSION = 2
 
 # general.file_type, for display: the name that llama.cpp gives a file mostly of a type, or of a mix.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pygrok.quantize.roles import ALWAYS_F32
 from pygrok.quantize.tensor_types import TYPES, bits
 
 __all__ = ["MIXES", "Ladder", "Mix"]
@@ -47,7 +48,7 @@ class Mix:
             return (self.down if role == "expert_down" else self.gate_up).type_of(layer, layers)
         if role in ("query", "attention_output"):
             return self.attention
-        return "f32" if kind in ("norm", "router") else self.rest
+        return "f32" if kind in ALWAYS_F32 else self.rest
 
 
 def _moe(name: str) -> Mix:

@@ -13,16 +13,24 @@ from numpy.typing import NDArray
 from pygrok.quantize import tensor_types
 from pygrok.quantize.mixes import MIXES, Mix
 from pygrok.quantize.plan_file import PlanFile
+from pygrok.quantize.roles import ALWAYS_F32
 from pygrok.quantize.source import SourceModel, SourceTensor, some
-from pygrok.quantize.tensor_types import FALLBACKS, LAST_FALLBACK, NEED_IMPORTANCE, TYPES, check_type
+from pygrok.quantize.tensor_types import FALLBACKS, FLOATS, LAST_FALLBACK, NEED_IMPORTANCE, TYPES, check_type
 
-__all__ = ["TYPES", "Plan", "PlanRow", "PlannedTensor", "TypeRules", "check_rule_name", "make_plan"]
+__all__ = [
+    "Importance",
+    "Plan",
+    "PlanRow",
+    "PlannedTensor",
+    "TypeRules",
+    "check_rule_name",
+    "fitting",
+    "make_plan",
+    "plan_of",
+]
 
-# Small, and what they scale or decide is felt everywhere: never less than f32.
-_ALWAYS_F32 = frozenset({"norm", "router"})
 # The embedding is the output matrix too: below 8 bits it costs more quality than its bytes are worth.
 _EMBEDDING_BELOW_8_BITS = "q8_0"
-_FLOATS = frozenset({"f32", "f16", "bf16"})
 
 
 class Importance(Protocol):
@@ -72,7 +80,7 @@ class TypeRules:
 
         Raises ValueError for an expression that matches nothing, or only what stays f32.
         """
-        names = {tensor.name for tensor in source.tensors if tensor.kind not in _ALWAYS_F32}
+        names = {tensor.name for tensor in source.tensors if tensor.kind not in ALWAYS_F32}
         types = {}
         if self.embedding is not None:
             types = {t.name: self.embedding for t in source.tensors if t.kind == "embedding"}
@@ -89,7 +97,7 @@ class TypeRules:
     def wanted(self, source: SourceModel) -> dict[str, str]:
         """The type of every tensor, if its rows divide into blocks. Raises FormatError, ValueError."""
         layers = source.dimensions.layers
-        always_f32 = {tensor.name for tensor in source.tensors if tensor.kind in _ALWAYS_F32}
+        always_f32 = {tensor.name for tensor in source.tensors if tensor.kind in ALWAYS_F32}
         mix = MIXES.get(self.default) if self.default not in TYPES else None
         types = {tensor.name: _default(self.default, mix, tensor, layers) for tensor in source.tensors}
         if self.plan_file is not None:
@@ -101,7 +109,7 @@ class TypeRules:
 def _default(name: str, mix: Mix | None, tensor: SourceTensor, layers: int) -> str:
     if mix is not None:
         return mix.type_of(tensor.role, tensor.kind, tensor.layer or 0, layers)
-    if tensor.kind != "embedding" or name in _FLOATS:
+    if tensor.kind != "embedding" or name in FLOATS:
         return name
     if name != "q8_0":
         return _EMBEDDING_BELOW_8_BITS

@@ -7,8 +7,6 @@ goes before every pattern, a later pattern before an earlier one.
 
 from __future__ import annotations
 
-import json
-import os
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pygrok.errors import FormatError
-from pygrok.quantize.json_files import load_json, quoted
+from pygrok.quantize.json_files import load_json, quoted, save_json
 from pygrok.quantize.tensor_types import TYPES
 
 __all__ = ["PlanFile", "load_plan_file", "save_plan_file"]
@@ -64,14 +62,7 @@ def load_plan_file(path: str | Path) -> PlanFile:
 
 def save_plan_file(path: str | Path, types: Iterable[tuple[str, str]]) -> None:
     """Writes (tensor name, type) of every tensor, in one step. Raises OSError."""
-    path = Path(path)
-    document = {"format": FORMAT, "version": VERSION, "tensors": dict(types)}
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_json(Path(path), FORMAT, VERSION, {"tensors": dict(types)})
 
 
 def _entries(path: Path, document: dict[str, Any]) -> tuple[tuple[str, str], ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import glob
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,17 +12,26 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pygrok.errors import ModelError
-from pygrok.quantize.calibration_text import read_text
+from pygrok.files import read_text
 from pygrok.quantize.fit import Fit, fit_plan, sensitivities_of
 from pygrok.quantize.hyperparameters import Hyperparameters
 from pygrok.quantize.imatrix import ImportanceMatrix
 from pygrok.quantize.metadata import FILE_TYPES
 from pygrok.quantize.plan import Importance, Plan, TypeRules, make_plan
 from pygrok.quantize.source import SourceModel, some
+from pygrok.quantize.tensor_types import FLOATS
 
-__all__ = ["FitOptions", "check_requantizing", "choose_types", "file_type", "unweighted"]
+__all__ = [
+    "FitOptions",
+    "check_requantizing",
+    "choose_types",
+    "file_type",
+    "forget_measured",
+    "measured_path",
+    "unweighted",
+]
 
-_FLOATS = frozenset({"f32", "f16", "bf16"})
+_DIGITS = 12  # of a digest, in a file's name
 
 
 @dataclass(frozen=True)
@@ -86,10 +96,22 @@ def choose_types(
     return fitted.plan, fitted
 
 
+def measured_path(destination: Path, digest: str) -> Path:
+    """Where --resume finds what an earlier process measured for `destination`, under the same circumstances."""
+    return destination.with_name(f".{destination.name}.{digest[:_DIGITS]}.sensitivities")
+
+
+def forget_measured(destination: Path) -> None:
+    """Removes such files: the conversion is done."""
+    digest = "[0-9a-f]" * _DIGITS
+    for path in destination.parent.glob(f".{glob.escape(destination.name)}.{digest}.sensitivities"):
+        path.unlink(missing_ok=True)
+
+
 def check_requantizing(source: SourceModel, plan: Plan, allowed: bool) -> None:
     """To widen to floats or to copy is no second rounding. Raises ModelError for one that is not allowed."""
     again = [
-        t for t in plan.tensors if t.source.quantized and t.type not in _FLOATS and t.type != t.source.dtype
+        t for t in plan.tensors if t.source.quantized and t.type not in FLOATS and t.type != t.source.dtype
     ]
     if again and not allowed:
         raise ModelError(
@@ -117,7 +139,7 @@ def unweighted(plan: Plan, importance: ImportanceMatrix | None) -> list[str]:
     names = [
         t.name
         for t in plan.tensors
-        if t.type not in _FLOATS and importance.importance(t.name, columns=t.shape[-1]) is None
+        if t.type not in FLOATS and importance.importance(t.name, columns=t.shape[-1]) is None
     ]
     if not names:
         return []

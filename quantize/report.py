@@ -7,7 +7,6 @@ import errno
 import html
 import importlib.util
 import io
-import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -19,6 +18,7 @@ import numpy as np
 
 import pygrok
 from pygrok.errors import PygrokError
+from pygrok.files import replacing
 from pygrok.quantize.plan import PlannedTensor
 from pygrok.quantize.units import format_bytes
 from pygrok.quantize.verify import TensorError
@@ -93,13 +93,10 @@ def check_report(path: Path, force: bool) -> None:
 
 
 def write_report(path: Path, content: ReportContent) -> None:
-    """Writes beside `path`, then renames. Raises OSError."""
-    temporary = path.parent / f".{path.name}.{os.getpid()}.partial"
-    try:
-        temporary.write_text(_document(content), encoding="utf-8")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    """Writes the file, in one step. Raises OSError."""
+    document = _document(content)
+    with replacing(path) as partial:
+        partial.write_text(document, encoding="utf-8")
 
 
 def _document(content: ReportContent) -> str:

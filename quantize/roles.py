@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LAYER_ROLES", "TOP_ROLES", "Dimensions", "Role", "tensor_name"]
+__all__ = ["ALWAYS_F32", "LAYER_ROLES", "TOP_ROLES", "Dimensions", "Role", "tensor_name"]
 
 
 @dataclass(frozen=True)
@@ -14,6 +14,9 @@ class Role:
     name: str
     kind: str  # "embedding", "norm", "attention", "router" or "expert"
 
+
+# Kinds that are small, and what they scale or decide is felt everywhere: never less than f32.
+ALWAYS_F32 = frozenset({"norm", "router"})
 
 # Both in the order of the GGUF file. "output" is there only if the output matrix is not the embedding.
 TOP_ROLES = {

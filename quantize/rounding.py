@@ -9,11 +9,11 @@ from numpy.typing import NDArray
 
 from pygrok import _core
 from pygrok.quantize.hessian import Doubles, blend, factor, ridge_solve
+from pygrok.quantize.tensor_types import FLOATS
 
 __all__ = ["CalibrationOptions", "Inputs", "gram", "round_matrix", "stored"]
 
 Floats = NDArray[np.float32]
-_FLOATS = frozenset({"f32", "f16", "bf16"})
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ def round_matrix(inputs: Inputs, weights: Floats, missing: Floats, type: str) ->
     if type == "f32":
         return stored(weights)[1]
     target = _make_up(inputs, weights, missing)
-    if type in _FLOATS:
+    if type in FLOATS:
         return _core.quantize_rows(type, target, inputs.core.threads)
     _, block, block_bytes = _core.tensor_types()[type]
     out = np.empty((len(target), target.shape[1] // block * block_bytes), np.uint8)

@@ -12,9 +12,7 @@ with a_j the importance of column j (mean squared input), so that e_t is the ten
 
 from __future__ import annotations
 
-import json
 import math
-import os
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,7 +23,8 @@ from numpy.typing import NDArray
 
 from pygrok import _core
 from pygrok.errors import FormatError
-from pygrok.quantize.json_files import load_json, quoted
+from pygrok.quantize.json_files import load_json, quoted, save_json
+from pygrok.quantize.roles import ALWAYS_F32
 from pygrok.quantize.source import SourceModel, SourceTensor
 
 __all__ = ["Sensitivities", "estimate", "is_weight", "load_sensitivities", "save_sensitivities"]
@@ -62,7 +61,7 @@ class Sensitivities:
 
 def is_weight(tensor: SourceTensor) -> bool:
     """Whether the tensor's type is open to choice: norms and router stay f32."""
-    return tensor.kind not in ("norm", "router")
+    return tensor.kind not in ALWAYS_F32
 
 
 def estimate(source: SourceModel, embedding_multiplier: float, converter: _core.Converter) -> Sensitivities:
@@ -101,20 +100,12 @@ def _row_energy(tensor: SourceTensor, converter: _core.Converter) -> float:
 
 def save_sensitivities(path: str | Path, sensitivities: Sensitivities) -> None:
     """Writes the JSON file, in one step. Raises OSError."""
-    path = Path(path)
-    document = {
-        "format": FORMAT,
-        "version": VERSION,
+    content = {
         "method": sensitivities.method,
         "details": sensitivities.details,
         "tensors": sensitivities.values,
     }
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        partial.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
+    save_json(Path(path), FORMAT, VERSION, content)
 
 
 def load_sensitivities(path: str | Path, source: SourceModel) -> Sensitivities:

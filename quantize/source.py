@@ -103,11 +103,6 @@ class SourceModel:
         """Bytes of all tensors."""
         return sum(tensor.nbytes for tensor in self.tensors)
 
-    @property
-    def quantized(self) -> bool:
-        """Whether some tensor has a type below q8_0."""
-        return any(tensor.quantized for tensor in self.tensors)
-
     def tensor(self, name: str) -> SourceTensor:
         """The tensor of a GGUF name. Raises KeyError."""
         for tensor in self.tensors:

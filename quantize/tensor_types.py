@@ -8,6 +8,7 @@ from pygrok import _core
 
 __all__ = [
     "FALLBACKS",
+    "FLOATS",
     "LAST_FALLBACK",
     "NEED_IMPORTANCE",
     "TYPES",
@@ -17,6 +18,7 @@ __all__ = [
     "row_bytes",
 ]
 
+FLOATS = frozenset({"f32", "f16", "bf16"})
 # In the order in which people look for them.
 TYPES = (
     *("f32", "f16", "bf16", "q8_0", "q6_k", "q5_k", "q4_k", "q3_k", "q2_k"),

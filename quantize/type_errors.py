@@ -13,7 +13,7 @@ from pygrok.errors import ModelError
 from pygrok.quantize.plan import Importance
 from pygrok.quantize.source import SourceTensor
 
-__all__ = ["relative_error", "sample_rows", "type_errors"]
+__all__ = ["relative_error", "type_errors"]
 
 # Enough for 1 % of the error, which is a mean over many blocks.
 _SAMPLED_VALUES = 1 << 16
@@ -34,7 +34,7 @@ def type_errors(
     """
     total: dict[str, float] = dict.fromkeys(types, 0.0)
     energy = 0.0
-    with closing(sample_rows(tensor, importance, converter)) as samples:
+    with closing(_sample_rows(tensor, importance, converter)) as samples:
         for rows, weights in samples:
             energy += _energy(rows, weights)
             for name in list(total):
@@ -58,7 +58,7 @@ def relative_error(
     return _energy(decoded - rows, weights) / energy if energy else 0.0
 
 
-def sample_rows(
+def _sample_rows(
     tensor: SourceTensor, importance: Importance | None, converter: _core.Converter
 ) -> Generator[tuple[NDArray[np.float32], NDArray[np.float32] | None], None, None]:
     """Bands of rows [n, columns] spread over the tensor's matrices, each with its columns' importance."""

@@ -66,7 +66,6 @@ class OutputFiles:
         self._open: tuple[int, int] | None = None  # part, file descriptor
         self._crc = 0
         self._unsynced = 0
-        self._resumed = False
 
     @property
     def paths(self) -> tuple[Path, ...]:
@@ -77,11 +76,6 @@ class OutputFiles:
     def partial_paths(self) -> tuple[Path, ...]:
         """Where they are until then."""
         return tuple(self.folder / part.name for part in self.layout.parts)
-
-    @property
-    def resumed(self) -> bool:
-        """Whether an unfinished conversion is gone on with."""
-        return self._resumed
 
     @property
     def keeps_partial(self) -> bool:
@@ -218,7 +212,6 @@ class OutputFiles:
             journal.go_on(found)
             self._take_back(found)
             self._finished = dict(found.checksums)
-            self._resumed = True
             return
         if found.checksums and differing:
             self._notify("an unfinished conversion with other options was found and is thrown away")

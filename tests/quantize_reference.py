@@ -1,8 +1,10 @@
-"""Plain numpy quantizers: nearest codes under the obvious scales, which the encoders must not be worse than."""
+"""Another's decoder, and plain numpy quantizers: nearest codes under the obvious scales, not to be worse than."""
 
 from __future__ import annotations
 
 import numpy as np
+from gguf import GGMLQuantizationType
+from gguf.quants import dequantize
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float64]
@@ -25,6 +27,11 @@ SCALED = {
     "q3_k": (16, 4, 31),
     "q6_k": (16, 32, 127),
 }
+
+
+def decode(kind: str, data: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Values of blocks, by the gguf package."""
+    return np.asarray(dequantize(data, GGMLQuantizationType[kind.upper()]), np.float32)
 
 
 def shared(scales: Floats, codes: int | None) -> Floats:

@@ -17,9 +17,9 @@ from plan_sources import GROK_1, source_without_files
 from pygrok import _core
 from pygrok.errors import FormatError
 from pygrok.quantize.mixes import MIXES, Ladder
-from pygrok.quantize.plan import TYPES, Plan, TypeRules, make_plan
+from pygrok.quantize.plan import Plan, TypeRules, make_plan
 from pygrok.quantize.plan_file import PlanFile, load_plan_file, save_plan_file
-from pygrok.quantize.tensor_types import FALLBACKS, NEED_IMPORTANCE, bits
+from pygrok.quantize.tensor_types import FALLBACKS, NEED_IMPORTANCE, TYPES, bits
 
 SOURCE = source_without_files()
 # Bits per weight that llama.cpp's mix of the name takes for a model of Grok-1's shapes (its own dry run).

@@ -11,6 +11,7 @@ import gguf
 import numpy as np
 import pytest
 from cli_helpers import assert_one_line, outcome
+from source_files import write_other_architecture
 
 from pygrok import _core, forecast, machine
 from pygrok.cli.plan_output import duration
@@ -167,30 +168,41 @@ def test_memory_of_the_machine(tmp_path: Path) -> None:
     assert 0 < here.available <= here.total
 
 
-def test_memory_of_a_control_group_of_version_2(tmp_path: Path) -> None:
-    files = {
-        "jobs/memory.max": "500000\n",
-        "jobs/memory.current": "300000\n",
-        "jobs/memory.stat": "anon 5\ninactive_file 100000\nactive_file 50000\n",
-        "jobs/mine/memory.max": "max\n",
-        "jobs/mine/memory.current": "10\n",
-    }
-    found = machine.memory(*fake_system(tmp_path, "0::/jobs/mine\n", files))
-    assert found == (500000, 350000, "control group jobs")
-
-
-def test_memory_of_a_control_group_of_version_1(tmp_path: Path) -> None:
-    files = {
-        "memory/mine/memory.limit_in_bytes": "400000\n",
-        "memory/mine/memory.usage_in_bytes": "100000\n",
-        "memory/mine/memory.stat": "inactive_file 1\ntotal_inactive_file 30000\ntotal_active_file 20000\n",
-        "memory/memory.limit_in_bytes": "9223372036854771712\n",
-        "memory/memory.usage_in_bytes": "100000\n",
-        "cpu/mine/memory.limit_in_bytes": "1\n",
-        "cpu/mine/memory.usage_in_bytes": "0\n",
-    }
-    found = machine.memory(*fake_system(tmp_path, "3:cpu:/mine\n2:memory:/mine\n", files))
-    assert found == (400000, 350000, "control group memory/mine")
+@pytest.mark.parametrize(
+    ("groups", "files", "expected"),
+    [
+        pytest.param(
+            "0::/jobs/mine\n",
+            {
+                "jobs/memory.max": "500000\n",
+                "jobs/memory.current": "300000\n",
+                "jobs/memory.stat": "anon 5\ninactive_file 100000\nactive_file 50000\n",
+                "jobs/mine/memory.max": "max\n",
+                "jobs/mine/memory.current": "10\n",
+            },
+            (500000, 350000, "control group jobs"),
+            id="version 2",
+        ),
+        pytest.param(
+            "3:cpu:/mine\n2:memory:/mine\n",
+            {
+                "memory/mine/memory.limit_in_bytes": "400000\n",
+                "memory/mine/memory.usage_in_bytes": "100000\n",
+                "memory/mine/memory.stat": "inactive_file 1\ntotal_inactive_file 30000\ntotal_active_file 20000\n",
+                "memory/memory.limit_in_bytes": "9223372036854771712\n",
+                "memory/memory.usage_in_bytes": "100000\n",
+                "cpu/mine/memory.limit_in_bytes": "1\n",
+                "cpu/mine/memory.usage_in_bytes": "0\n",
+            },
+            (400000, 350000, "control group memory/mine"),
+            id="version 1",
+        ),
+    ],
+)
+def test_memory_of_a_control_group(
+    tmp_path: Path, groups: str, files: dict[str, str], expected: tuple[int, int, str]
+) -> None:
+    assert machine.memory(*fake_system(tmp_path, groups, files)) == expected
 
 
 @pytest.mark.parametrize("kind", ["q4_0", "q8_0", "iq3_xxs", "f32"])
@@ -328,13 +340,7 @@ def test_wrong_use_is_one_line(arguments: list[str], code: int, part: str) -> No
 
 
 def test_a_file_that_does_not_run(tmp_path: Path) -> None:
-    path = tmp_path / "other.gguf"
-    writer = gguf.GGUFWriter(path, "llama")
-    writer.add_tensor("token_embd.weight", np.zeros((8, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+    path = write_other_architecture(tmp_path / "other.gguf")
     code, out, err = outcome("plan", path)
     assert (code, out) == (1, "")
     assert_one_line(err, str(path), "llama")

@@ -7,21 +7,17 @@ from pathlib import Path
 
 import pytest
 from checkpoints import ALIGNED, make_checkpoint
+from conversion_helpers import StopError, failing_after
 
 from pygrok.errors import ModelError
 from pygrok.quantize import convert
 from pygrok.quantize.calibration_text import calibration_ids
 from pygrok.quantize.cli import main
 from pygrok.quantize.source import open_source
-from pygrok.quantize.writer import OutputFiles
 from pygrok.tokenizer import Tokenizer
 
 TEXT = "Each may use only what stands below it. The forward pass reads like the paper.\n" * 40
 PIECES = 2 + 2 * (9 + 3 * 4)
-
-
-class StopError(Exception):
-    """Stands for whatever may go wrong."""
 
 
 @pytest.fixture(scope="module")
@@ -62,14 +58,6 @@ def test_a_calibration_is_gone_on_with(
     pieces: int,
 ) -> None:
     path = tmp_path / "out.gguf"
-    end, count = OutputFiles.end_piece, 0
-
-    def failing(self: OutputFiles, piece: tuple[str, int]) -> None:
-        nonlocal count
-        if count == pieces:
-            raise StopError
-        count += 1
-        end(self, piece)
 
     def run() -> None:
         convert(
@@ -82,10 +70,8 @@ def test_a_calibration_is_gone_on_with(
             resume=True,
         )
 
-    with monkeypatch.context() as patch:
-        patch.setattr(OutputFiles, "end_piece", failing)
-        with pytest.raises(StopError):
-            run()
+    with failing_after(monkeypatch, pieces, StopError()), pytest.raises(StopError):
+        run()
     other = text.parent / "other.txt"
     other.write_text(TEXT[7:], encoding="utf-8")
     with pytest.raises(ModelError, match="the calibration differs"):
@@ -127,8 +113,47 @@ def test_text_is_taken_from_all_over(source: Path, tiny_tokenizer: Path, tmp_pat
 
 
 def test_calibration_needs_a_tokenizer(source: Path, text: Path, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="no tokenizer, without which no text"):
+    with pytest.raises(ValueError, match=r"no tokenizer, without which no text.*; give --tokenizer"):
+        convert(source, tmp_path / "out.gguf", "q4_0", calibrate=[text])
+    with pytest.raises(ValueError, match="calibrate and no_tokenizer exclude each other"):
         convert(source, tmp_path / "out.gguf", "q4_0", no_tokenizer=True, calibrate=[text])
+
+
+def test_a_fit_goes_on_with_what_it_measured(
+    monkeypatch: pytest.MonkeyPatch, tiny_models: dict[str, Path], text: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "stopped"
+    folder.mkdir()
+
+    def run(path: Path, text: Path = text, size: int = 700_000) -> bool:
+        """Whether it measured."""
+        steps: list[str] = []
+        convert(
+            tiny_models["f32"],
+            path,
+            fit=size,
+            fit_text=text,
+            resume=True,
+            preparing=lambda label, *_: steps.append(label),
+        )
+        return "measuring" in steps
+
+    assert run(tmp_path / "out.gguf")
+    path = folder / "out.gguf"
+    with failing_after(monkeypatch, 5, StopError()), pytest.raises(StopError):
+        run(path)
+    assert len(list(folder.iterdir())) == 2
+    assert not run(path)
+    assert path.read_bytes() == (tmp_path / "out.gguf").read_bytes()
+    assert list(folder.iterdir()) == [path]
+
+    path.unlink()
+    with pytest.raises(ValueError, match="too small"):
+        run(path, size=1000)
+    other = tmp_path / "other.txt"
+    other.write_text(text.read_text(encoding="utf-8")[7:], encoding="utf-8")
+    assert run(path, other)
+    assert list(folder.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("split", [None, "600K"])
@@ -161,6 +186,7 @@ def test_a_fit_keeps_its_size(
         (["--split", "0"], "--split: '0' is out of range"),
         (["--fit-text", "x"], "only about --fit"),
         (["--calibrate-tokens", "9"], "only about --calibrate"),
+        (["--calibrate", "x"], "--calibrate and --no-tokenizer exclude each other"),
         (["--tensor", "attn_q"], "expected REGEX=TYPE"),
         (["--tensor", "(=q8_0"], "not a regular expression"),
         (["--fit", "1M", "--type", "q4_k"], "--type and --fit exclude each other"),

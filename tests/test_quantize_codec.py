@@ -12,6 +12,7 @@ from checkpoints import bfloat16, dequantized
 from gguf import GGMLQuantizationType
 from gguf.quants import dequantize, quantize
 from numpy.typing import NDArray
+from quantize_reference import decode
 
 from pygrok import _core
 from pygrok.errors import ModelError
@@ -27,10 +28,6 @@ TYPES = {
     "q5_1": GGMLQuantizationType.Q5_1,
 }
 BLOCK_TYPES = ("q8_0", "q4_0", "q5_0", "q4_1", "q5_1")
-
-
-def decode(kind: str, data: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.asarray(dequantize(data, TYPES[kind]), np.float32)
 
 
 def samples() -> NDArray[np.float32]:

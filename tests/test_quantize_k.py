@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType
-from gguf.quants import dequantize
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from quantize_reference import reference
+from quantize_reference import decode, reference
 
 from pygrok import _core
 from pygrok.errors import ModelError
@@ -45,10 +43,6 @@ SEARCH_GAIN = {
     "q6_k": 0.93,
     "iq4_xs": 0.9,
 }
-
-
-def decode(kind: str, data: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.asarray(dequantize(data, GGMLQuantizationType[kind.upper()]), np.float32)
 
 
 def isas() -> list[str]:

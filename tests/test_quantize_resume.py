@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from checkpoints import ALIGNED, make_checkpoint
+from conversion_helpers import StopError, failing_after
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -49,10 +50,6 @@ print("resumed", report.resumed_bytes)
 """
 
 
-class StopError(Exception):
-    """Stands for whatever may go wrong."""
-
-
 @pytest.fixture(scope="module")
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_checkpoint(tmp_path_factory.mktemp("source"), **ALIGNED)
@@ -75,19 +72,8 @@ def stop_after(
     **options: Any,
 ) -> None:
     """A conversion that fails when so many matrices are finished."""
-    end, count = OutputFiles.end_piece, 0
-
-    def failing(self: OutputFiles, piece: tuple[str, int]) -> None:
-        nonlocal count
-        if count == pieces:
-            raise error
-        count += 1
-        end(self, piece)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(OutputFiles, "end_piece", failing)
-        with pytest.raises(type(error)):
-            convert(source, path, "q4_0", no_tokenizer=True, **options)
+    with failing_after(monkeypatch, pieces, error), pytest.raises(type(error)):
+        convert(source, path, "q4_0", no_tokenizer=True, **options)
 
 
 def resume(
@@ -171,19 +157,11 @@ def test_full_disk_keeps_what_is_finished(
     path = tmp_path / "out.gguf"
     path.write_bytes(b"before")
     full = OSError(errno.ENOSPC, "No space left on device")
-    end, count = OutputFiles.end_piece, 0
-
-    def failing(self: OutputFiles, piece: tuple[str, int]) -> None:
-        nonlocal count
-        count += 1
-        if count == 20:
-            raise full
-        end(self, piece)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(OutputFiles, "end_piece", failing)
-        with pytest.raises(OSError, match="what is finished is kept: free space"):
-            convert(source, path, "q4_0", no_tokenizer=True, force=True, resume=True)
+    with (
+        failing_after(monkeypatch, 19, full),
+        pytest.raises(OSError, match="what is finished is kept: free space"),
+    ):
+        convert(source, path, "q4_0", no_tokenizer=True, force=True, resume=True)
     assert path.read_bytes() == b"before"
     with pytest.raises(FileExistsError, match="--force"):
         convert(source, path, "q4_0", no_tokenizer=True, resume=True)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pygrok import _core
 from pygrok.quantize import convert
-from pygrok.quantize.layout import ALIGNMENT, make_layout, overhead
+from pygrok.quantize.layout import ALIGNMENT, make_layout
 from pygrok.quantize.units import format_bytes, parse_size
 
 
@@ -123,8 +123,9 @@ def test_layouts(widths: list[int], split: int) -> None:
         writer.add_string("general.name", "name")
 
     whole = make_layout("m.gguf", tensors, add_metadata)
-    fixed = overhead(tensors, add_metadata)
-    assert whole.nbytes == fixed + sum(-(-t.nbytes // ALIGNMENT) * ALIGNMENT for t in tensors)
+    assert whole.nbytes == len(whole.parts[0].header) + sum(
+        -(-t.nbytes // ALIGNMENT) * ALIGNMENT for t in tensors
+    )
     layout = make_layout("m.gguf", tensors, add_metadata, split)
     assert [name for part in layout.parts for name in part.offsets] == [t.name for t in tensors]
     sizes = {t.name: t.nbytes for t in tensors}

@@ -24,6 +24,7 @@ from source_files import (
     with_header,
     write_gguf,
     write_hugging_face,
+    write_other_architecture,
 )
 
 from pygrok.errors import FormatError
@@ -331,13 +332,7 @@ def test_places_without_a_model(tmp_path: Path, values: Values, model: Hyperpara
 
 
 def test_gguf_of_another_kind(tmp_path: Path, values: Values, model: Hyperparameters) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "llama.gguf", "llama")
-    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
-    refused(tmp_path / "llama.gguf", "architecture is 'llama'")
+    refused(write_other_architecture(tmp_path / "llama.gguf"), "architecture is 'llama'")
     less = {name: array for name, array in values.items() if name != "blk.1.attn_q.weight"}
     refused(write_gguf(tmp_path / "less.gguf", less, model), "the query of layer 1 is missing")
     more = {**values, "blk.0.ffn_up.weight": np.zeros((4, 32), np.float32)}

@@ -9,6 +9,7 @@ from typing import Any
 import gguf
 import numpy as np
 import pytest
+from source_files import write_other_architecture
 
 import pygrok
 from pygrok import _core
@@ -184,15 +185,10 @@ def test_types_that_the_engine_lacks_fail_by_name(tiny_models: dict[str, Path], 
         pygrok.load(path)
 
 
-def test_other_architectures_are_named(tiny_models: dict[str, Path], tmp_path: Path) -> None:
-    writer = gguf.GGUFWriter(tmp_path / "llama.gguf", "llama")
-    writer.add_tensor("token_embd.weight", np.zeros((4, 32), np.float32))
-    writer.write_header_to_file()
-    writer.write_kv_data_to_file()
-    writer.write_tensors_to_file()
-    writer.close()
+def test_other_architectures_are_named(tmp_path: Path) -> None:
+    path = write_other_architecture(tmp_path / "llama.gguf")
     with pytest.raises(pygrok.ModelError, match="'llama'"):
-        pygrok.load(tmp_path / "llama.gguf")
+        pygrok.load(path)
 
 
 def test_damaged_models_never_crash(tiny_models: dict[str, Path], tmp_path: Path) -> None:

@@ -6,19 +6,26 @@
 //     static constexpr float kMaxAbs;           // as in Codec
 //     static constexpr bool kNeedsImportance;   // as in Codec
 //     static constexpr size_t kBlock;           // values of a block
-//     static constexpr size_t kGroup;           // values that are rounded together: 1, or a codeword's
-//     length static constexpr size_t kSubBlock;        // values that share a scale struct Scales; //
-//     everything but the codes, as the file will hold it using Code = uint8_t;                     // of one
-//     group of one lane
+//     static constexpr size_t kBlockBytes;      // of a block of one row
+//     static constexpr size_t kGroup;           // values that one code stands for
+//     static constexpr size_t kSubBlock;        // values that share a scale
+//
+//     using Code = uint8_t;
+//     struct Scales;                            // all but the codes, as the file will hold it
+//
 //     // The search for the least sum of w * (x - stored x)^2. x and w are [kBlock][kLanes], w > 0.
 //     static void Choose(const float* x, const float* w, Scales& s);
+//
 //     // Only if kSubBlock < kBlock: chooses anew for one sub-block whose values have changed since; what
 //     // sub-blocks share stays. x and w are [kSubBlock][kLanes].
 //     static void Refit(size_t sub_block, const float* x, const float* w, Scales& s);
+//
 //     // The best codes of one group under these scales, [kLanes], and what they stand for, y[kGroup].
-//     static void Round(const Scales& s, size_t group, const F32x* x, const F32x* w, Code* code, F32x* y);
-//     // codes: [kBlock / kGroup][kLanes]
-//     static void Pack(const Scales& s, const Code* codes, size_t rows, std::byte* out, size_t stride);
+//     // x and w are [kGroup][kLanes].
+//     static void Round(const Scales& s, size_t group, const float* x, const float* w, Code* code, F32x* y);
+//
+//     // The bytes of one lane's block, zeroed before, from its codes [kBlock / kGroup].
+//     static void Pack(const Scales& s, size_t lane, const Code* codes, uint8_t* block);
 //   };
 //
 // All of it is PYGROK_LANES: inlined into one function per instruction set. Nothing is summed across lanes.
@@ -26,9 +33,11 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <cstring>
 #include <span>
 
 #include "quantize/codec.h"
+#include "quantize/isa.inl.h"
 #include "quantize/lanes.h"
 
 namespace pygrok {
@@ -37,6 +46,29 @@ namespace {
 static_assert(kGroupRows == kLanes);
 
 constexpr float kHalfMax = 65504.0f;
+
+// What scalar quantization has in common: every value has a code of its own.
+template <TensorType type, size_t block, size_t sub_block>
+struct ScalarBlock {
+  static constexpr TensorType kType = type;
+  static constexpr bool kNeedsImportance = false;
+  static constexpr size_t kBlock = block;
+  static constexpr size_t kGroup = 1;
+  static constexpr size_t kSubBlock = sub_block;
+  using Code = uint8_t;
+};
+
+// visit(value, weight) for values in a row.
+template <size_t kCount, class Visit>
+PYGROK_LANES void ForEach(const float* x, const float* w, const Visit& visit) {
+  for (size_t i = 0; i < kCount; ++i) {
+    F32x v;
+    F32x weight;
+    Load(x + i * kLanes, v);
+    Load(w + i * kLanes, weight);
+    visit(v, weight);
+  }
+}
 
 // 1 / sqrt(x) for normal x > 0, within 5e-6, by Newton's method: there is no square root of a whole vector
 // that every instruction set has.
@@ -61,11 +93,9 @@ PYGROK_LANES void EncodeWeights(const float* x, const float* importance, float* 
   F32x largest = {};
   for (size_t i = 0; i < T::kBlock; ++i) {
     F32x magnitude;
-    I32x larger;
     Load(x + i * kLanes, magnitude);
     Magnitude(magnitude, magnitude);
-    Less(largest, magnitude, larger);
-    Select(larger, magnitude, largest);
+    AtLeast(magnitude, largest);
   }
   // Relative to the largest value, so that squares neither overflow nor vanish.
   F32x unit;
@@ -90,30 +120,36 @@ PYGROK_LANES void EncodeWeights(const float* x, const float* importance, float* 
   }
 }
 
+template <class T>
+PYGROK_LANES void PackRows(const typename T::Scales& s, const typename T::Code* codes, size_t rows,
+                           std::byte* out, size_t stride) {
+  for (size_t r = 0; r < rows; ++r) {
+    typename T::Code row[T::kBlock / T::kGroup];
+    for (size_t g = 0; g < T::kBlock / T::kGroup; ++g) row[g] = codes[g * kLanes + r];
+    uint8_t block[T::kBlockBytes] = {};
+    T::Pack(s, r, row, block);
+    std::memcpy(out + r * stride, block, sizeof(block));
+  }
+}
+
 // Isa: the searches, compiled for the instruction set that this is inlined for.
 template <class T, class Isa>
 PYGROK_LANES void EncodeBlocks(const EncodeArgs& args) {
   constexpr size_t kGroups = T::kBlock / T::kGroup;
-  const size_t block_bytes = InfoOf(T::kType).block_bytes;
   alignas(64) float w[T::kBlock * kLanes];
   typename T::Code codes[kGroups * kLanes];
   typename T::Scales scales;
   std::byte* out = args.out;
-  for (size_t b = 0; b < args.n; b += T::kBlock, out += block_bytes) {
+  for (size_t b = 0; b < args.n; b += T::kBlock, out += T::kBlockBytes) {
     const float* const x = args.x + b * kLanes;
     EncodeWeights<T>(x, args.importance == nullptr ? nullptr : args.importance + b, w);
     Isa::template Choose<T>(x, w, scales);
     for (size_t g = 0; g < kGroups; ++g) {
-      F32x values[T::kGroup];
-      F32x weights[T::kGroup];
+      const size_t at = g * T::kGroup * kLanes;
       F32x stored[T::kGroup];
-      for (size_t i = 0; i < T::kGroup; ++i) {
-        Load(x + (g * T::kGroup + i) * kLanes, values[i]);
-        Load(w + (g * T::kGroup + i) * kLanes, weights[i]);
-      }
-      T::Round(scales, g, values, weights, codes + g * kLanes, stored);
+      T::Round(scales, g, x + at, w + at, codes + g * kLanes, stored);
     }
-    T::Pack(scales, codes, args.rows, out, args.stride);
+    PackRows<T>(scales, codes, args.rows, out, args.stride);
   }
 }
 
@@ -140,14 +176,9 @@ PYGROK_LANES void CompensateBlock(const CompensateArgs& args) {
         Isa::template Refit<T>(first / T::kSubBlock, x + first * kLanes, w + first * kLanes, scales);
       }
     }
-    F32x values[T::kGroup];
-    F32x weights[T::kGroup];
+    const size_t group = first / T::kGroup;
     F32x stored[T::kGroup];
-    for (size_t i = 0; i < T::kGroup; ++i) {
-      Load(x + (first + i) * kLanes, values[i]);
-      Load(w + (first + i) * kLanes, weights[i]);
-    }
-    T::Round(scales, first / T::kGroup, values, weights, codes + first / T::kGroup * kLanes, stored);
+    T::Round(scales, group, x + first * kLanes, w + first * kLanes, codes + group * kLanes, stored);
     for (size_t i = first; i < first + T::kGroup; ++i) {
       const float* const row = args.factor + i * args.factor_stride;
       F32x error;
@@ -162,7 +193,7 @@ PYGROK_LANES void CompensateBlock(const CompensateArgs& args) {
       }
     }
   }
-  T::Pack(scales, codes, args.rows, args.out, args.stride);
+  PackRows<T>(scales, codes, args.rows, args.out, args.stride);
 }
 
 // The same source for each instruction set, all with the same results. A float type, which has no scales to
@@ -207,8 +238,8 @@ PYGROK_LANES void CompensateBlock(const CompensateArgs& args) {
 
 PYGROK_CODEC_ISA(baseline)
 #if defined(__x86_64__)
-PYGROK_CODEC_ISA(avx2, [[gnu::target("avx2")]])
-PYGROK_CODEC_ISA(avx512, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]])
+PYGROK_CODEC_ISA(avx2, PYGROK_AVX2)
+PYGROK_CODEC_ISA(avx512, PYGROK_AVX512)
 #endif
 
 // The codecs of some block types, compiled for `isa`.

@@ -4,6 +4,7 @@
 #include <stdexcept>
 #include <string>
 
+#include "quantize/isa.inl.h"
 #include "quantize/lanes.h"
 #include "util/error.h"
 
@@ -13,7 +14,7 @@ namespace {
 using Family = std::span<const Codec> (*)(CodecIsa isa);
 constexpr Family kFamilies[] = {PlainCodecs, KCodecs, CodebookCodecs};
 
-PYGROK_LANES bool AllWithinBody(const float* x, size_t n, float limit) {
+PYGROK_LANES bool Within(const float* x, size_t n, float limit) {
   // As integers, magnitudes rise with their values; infinity and NaN are above all others.
   const int32_t most = std::bit_cast<int32_t>(limit);
   I32x outside = {};
@@ -26,16 +27,6 @@ PYGROK_LANES bool AllWithinBody(const float* x, size_t n, float limit) {
   for (size_t r = 0; r < kLanes; ++r) any |= outside[r];
   return any == 0;
 }
-
-bool WithinBaseline(const float* x, size_t n, float limit) { return AllWithinBody(x, n, limit); }
-#if defined(__x86_64__)
-[[gnu::target("avx2")]] bool WithinAvx2(const float* x, size_t n, float limit) {
-  return AllWithinBody(x, n, limit);
-}
-[[gnu::target("avx512f")]] bool WithinAvx512(const float* x, size_t n, float limit) {
-  return AllWithinBody(x, n, limit);
-}
-#endif
 
 CodecIsa Detect() {
 #if defined(__x86_64__)
@@ -81,13 +72,7 @@ const Codec& CodecOf(TensorType type, CodecIsa isa) {
                    names);
 }
 
-bool AllWithin(const float* x, size_t n, float limit) {
-#if defined(__x86_64__)
-  if (BestCodecIsa() == CodecIsa::kAvx512) return WithinAvx512(x, n, limit);
-  if (BestCodecIsa() == CodecIsa::kAvx2) return WithinAvx2(x, n, limit);
-#endif
-  return WithinBaseline(x, n, limit);
-}
+bool AllWithin(const float* x, size_t n, float limit) { return ForEachIsa<Within>::Best()(x, n, limit); }
 
 void ThrowDoesNotFit(const Codec& codec) {
   throw ModelError(std::string("holds NaN, infinity or a value beyond the range of ") +

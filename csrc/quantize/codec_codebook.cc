@@ -31,7 +31,24 @@ void WriteSignsAndScale(const uint32_t* codes, uint8_t k, uint8_t* out) {
   std::memcpy(out, &word, sizeof(word));
 }
 
-uint8_t Nibbles(uint8_t low, uint8_t high) { return static_cast<uint8_t>(low | high << 4); }
+uint8_t Nibbles(uint32_t low, uint32_t high) { return static_cast<uint8_t>(low | high << 4); }
+
+template <size_t kCount>
+void WriteScales(const uint8_t* k, uint8_t* out) {
+  for (size_t b = 0; b < kCount; b += 2) *out++ = Nibbles(k[b], k[b + 1]);
+}
+
+// What the lower 8 bits of the indices leave over, kBits each. Returns the end.
+template <size_t kCount, size_t kBits>
+uint8_t* WriteHighBits(const uint32_t* codes, uint8_t* out) {
+  constexpr size_t kInByte = 8 / kBits;
+  for (size_t g = 0; g < kCount; g += kInByte) {
+    uint32_t high = 0;
+    for (size_t i = 0; i < kInByte; ++i) high |= First(codes[g + i]) >> 8 << kBits * i;
+    *out++ = static_cast<uint8_t>(high);
+  }
+  return out;
+}
 
 // For each 32 values: 4 indices, then signs and scale.
 struct Iq2Xxs {
@@ -41,7 +58,7 @@ struct Iq2Xxs {
   static constexpr bool kEvenSigns = true;
   static constexpr size_t kSubBlock = 32;
   static constexpr float kUnit = 0.125f;
-  static constexpr size_t kBytes = 66;
+  static constexpr size_t kBlockBytes = 66;
 
   static void Write(const uint32_t* codes, const uint8_t* k, uint8_t* out) {
     for (size_t b = 0; b < 8; ++b, codes += 4, out += 8) {
@@ -59,14 +76,14 @@ struct Iq2Xs {
   static constexpr bool kEvenSigns = true;
   static constexpr size_t kSubBlock = 16;
   static constexpr float kUnit = 0.125f;
-  static constexpr size_t kBytes = 74;
+  static constexpr size_t kBlockBytes = 74;
 
   static void Write(const uint32_t* codes, const uint8_t* k, uint8_t* out) {
     for (size_t g = 0; g < 32; ++g, out += 2) {
       const uint16_t word = static_cast<uint16_t>(First(codes[g]) | SevenSigns(codes[g]) << 9);
       std::memcpy(out, &word, sizeof(word));
     }
-    for (size_t b = 0; b < 16; b += 2) *out++ = Nibbles(k[b], k[b + 1]);
+    WriteScales<16>(k, out);
   }
 };
 
@@ -78,17 +95,13 @@ struct Iq2S {
   static constexpr bool kEvenSigns = false;
   static constexpr size_t kSubBlock = 16;
   static constexpr float kUnit = 0.125f;
-  static constexpr size_t kBytes = 82;
+  static constexpr size_t kBlockBytes = 82;
 
   static void Write(const uint32_t* codes, const uint8_t* k, uint8_t* out) {
     for (size_t g = 0; g < 32; ++g) *out++ = static_cast<uint8_t>(First(codes[g]));
     for (size_t g = 0; g < 32; ++g) *out++ = static_cast<uint8_t>(Signs(codes[g]));
-    for (size_t g = 0; g < 32; g += 4) {
-      uint32_t high = 0;
-      for (size_t i = 0; i < 4; ++i) high |= First(codes[g + i]) >> 8 << (2 * i);
-      *out++ = static_cast<uint8_t>(high);
-    }
-    for (size_t b = 0; b < 16; b += 2) *out++ = Nibbles(k[b], k[b + 1]);
+    out = WriteHighBits<32, 2>(codes, out);
+    WriteScales<16>(k, out);
   }
 };
 
@@ -100,7 +113,7 @@ struct Iq3Xxs {
   static constexpr bool kEvenSigns = true;
   static constexpr size_t kSubBlock = 32;
   static constexpr float kUnit = 0.25f;
-  static constexpr size_t kBytes = 98;
+  static constexpr size_t kBlockBytes = 98;
 
   static void Write(const uint32_t* codes, const uint8_t* k, uint8_t* out) {
     for (size_t g = 0; g < 32; ++g) {
@@ -119,18 +132,13 @@ struct Iq3S {
   static constexpr bool kEvenSigns = false;
   static constexpr size_t kSubBlock = 32;
   static constexpr float kUnit = 1.0f;
-  static constexpr size_t kBytes = 110;
+  static constexpr size_t kBlockBytes = 110;
 
   static void Write(const uint32_t* codes, const uint8_t* k, uint8_t* out) {
     for (size_t g = 0; g < 64; ++g) *out++ = static_cast<uint8_t>(First(codes[g]));
-    for (size_t g = 0; g < 64; g += 8) {
-      uint32_t high = 0;
-      for (size_t i = 0; i < 8; ++i) high |= First(codes[g + i]) >> 8 << i;
-      *out++ = static_cast<uint8_t>(high);
-    }
-    for (size_t g = 0; g < 64; g += 2)
-      *out++ = Nibbles(static_cast<uint8_t>(Signs(codes[g])), static_cast<uint8_t>(Signs(codes[g + 1])));
-    for (size_t b = 0; b < 8; b += 2) *out++ = Nibbles(k[b], k[b + 1]);
+    out = WriteHighBits<64, 1>(codes, out);
+    for (size_t g = 0; g < 64; g += 2) *out++ = Nibbles(Signs(codes[g]), Signs(codes[g + 1]));
+    WriteScales<8>(k, out);
   }
 };
 

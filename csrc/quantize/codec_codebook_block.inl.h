@@ -4,20 +4,10 @@
 
 #include "quantize/block_codec.inl.h"
 #include "quantize/codec_codebook_group.inl.h"
+#include "quantize/pack.inl.h"
 
 namespace pygrok {
 namespace {
-
-PYGROK_LANES void AtLeast(const F32x& low, F32x& x) {
-  I32x mask;
-  Less(x, low, mask);
-  Select(mask, low, x);
-}
-PYGROK_LANES void AtMost(const F32x& high, F32x& x) {
-  I32x mask;
-  Less(high, x, mask);
-  Select(mask, high, x);
-}
 
 // All that these types share. A layout says what differs:
 //
@@ -28,7 +18,7 @@ PYGROK_LANES void AtMost(const F32x& high, F32x& x) {
 //     static constexpr bool kEvenSigns;       // of a group, see CodebookGroup
 //     static constexpr size_t kSubBlock;
 //     static constexpr float kUnit;
-//     static constexpr size_t kBytes;  // of a block
+//     static constexpr size_t kBlockBytes;
 //     // Writes what follows d in a block. codes: one a group, k: one a sub-block.
 //     static void Write(const uint32_t* codes, const uint8_t* k, uint8_t* out);
 //   };
@@ -40,6 +30,7 @@ struct CodebookBlock {
   static constexpr size_t kBlock = 256;
   static constexpr size_t kGroup = Layout::kBook.kDim * Layout::kWordsOfGroup;
   static constexpr size_t kSubBlock = Layout::kSubBlock;
+  static constexpr size_t kBlockBytes = Layout::kBlockBytes;
   static constexpr size_t kSubBlocks = kBlock / kSubBlock;
   static constexpr float kTop = Layout::kBook.levels[Layout::kBook.kLevels - 1];
   static constexpr float kMaxStep = 31.0f;  // 2 k + 1
@@ -52,19 +43,11 @@ struct CodebookBlock {
     F32x step[kSubBlocks];  // 2 k + 1
   };
 
-  PYGROK_LANES static void Pack(const Scales& s, const Code* codes, size_t rows, std::byte* out,
-                                size_t stride) {
-    for (size_t r = 0; r < rows; ++r) {
-      uint32_t code[kBlock / kGroup];
-      uint8_t k[kSubBlocks];
-      uint8_t block[Layout::kBytes];
-      for (size_t g = 0; g < kBlock / kGroup; ++g) code[g] = codes[g * kLanes + r];
-      for (size_t b = 0; b < kSubBlocks; ++b) k[b] = static_cast<uint8_t>(s.step[b][r] * 0.5f);
-      const uint16_t d = static_cast<uint16_t>(s.bits[r]);
-      std::memcpy(block, &d, sizeof(d));
-      Layout::Write(code, k, block + sizeof(d));
-      std::memcpy(out + r * stride, block, sizeof(block));
-    }
+  PYGROK_LANES static void Pack(const Scales& s, size_t lane, const Code* codes, uint8_t* block) {
+    uint8_t k[kSubBlocks];
+    for (size_t b = 0; b < kSubBlocks; ++b) k[b] = static_cast<uint8_t>(s.step[b][lane] * 0.5f);
+    PutHalf(s.bits, lane, block);
+    Layout::Write(codes, k, block + 2);
   }
 
   PYGROK_LANES static void Choose(const float* x, const float* w, Scales& s) {
@@ -121,12 +104,11 @@ struct CodebookBlock {
     BestStep(x, w, F32x{} + 1.0f, unit, s.step[sub_block], error);
   }
 
-  PYGROK_LANES static void Round(const Scales& s, size_t group, const F32x* x, const F32x* w, Code* code,
+  PYGROK_LANES static void Round(const Scales& s, size_t group, const float* x, const float* w, Code* code,
                                  F32x* y) {
     const F32x scale = s.unit * s.step[group * kGroup / kSubBlock];
     I32x index[Layout::kWordsOfGroup];
-    Isa::template Best<Layout>(reinterpret_cast<const float*>(x), reinterpret_cast<const float*>(w),
-                               scale == 0.0f ? F32x{} : 1.0f / scale, index, y);
+    Isa::template Best<Layout>(x, w, scale == 0.0f ? F32x{} : 1.0f / scale, index, y);
     U32x bits = {};
     for (size_t i = 0; i < kGroup; ++i) {
       bits |= (U32x)y[i] >> 31 << (24 + i);
@@ -156,14 +138,10 @@ struct CodebookBlock {
 
   PYGROK_LANES static void Energy(const float* x, const float* w, const F32x& top, F32x& energy) {
     energy = F32x{};
-    for (size_t i = 0; i < kBlock; ++i) {
-      F32x v;
-      F32x weight;
-      Load(x + i * kLanes, v);
-      Load(w + i * kLanes, weight);
-      v /= top;
-      energy += weight * (v * v);
-    }
+    ForEach<kBlock>(x, w, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
+      const F32x relative = v / top;
+      energy += weight * (relative * relative);
+    });
   }
 
   // The least error of a sub-block under a scale.
@@ -274,8 +252,7 @@ struct CodebookBlock {
 
   PYGROK_LANES static void NearestStep(const F32x& ratio, F32x& step) {
     F32x bounded = ratio;
-    AtLeast(F32x{} + 1.0f, bounded);
-    AtMost(F32x{} + kMaxStep, bounded);
+    Clamp(bounded, 1.0f, kMaxStep);
     F32x k = bounded * 0.5f - 0.5f;
     pygrok::Round(k);
     step = k * 2.0f + 1.0f;
@@ -286,8 +263,7 @@ struct CodebookBlock {
                                     F32x& step, F32x& least) {
     constexpr float kOffsets[] = {0.0f, -2.0f, 2.0f};
     Fill(least, __builtin_inff());
-    AtLeast(F32x{} + 3.0f, step);
-    AtMost(F32x{} + (kMaxStep - 2.0f), step);
+    Clamp(step, 3.0f, kMaxStep - 2.0f);
     const F32x middle = step;
     for (const float offset : kOffsets) {
       const F32x trial = middle + offset;
@@ -303,8 +279,7 @@ struct CodebookBlock {
   // A unit, relative to top, as a file can hold it.
   PYGROK_LANES static void ToStored(const F32x& top, F32x& unit) {
     F32x d = unit * top / Layout::kUnit;
-    AtLeast(F32x{} + kSmallestHalf, d);
-    AtMost(F32x{} + kHalfMax, d);
+    Clamp(d, kSmallestHalf, kHalfMax);
     U32x bits;
     ToHalf(d, bits);
     FromHalf(bits, d);

@@ -2,6 +2,7 @@
 #pragma once
 
 #include "quantize/codec_codebook_search.inl.h"
+#include "quantize/isa.inl.h"
 
 namespace pygrok {
 namespace {
@@ -155,8 +156,8 @@ PYGROK_LANES void BestBody(const float* x, const float* w, const F32x& inverse, 
 
 PYGROK_CODEBOOK_ISA(CodebookBaseline, 4)
 #if defined(__x86_64__)
-PYGROK_CODEBOOK_ISA(CodebookAvx2, 8, [[gnu::target("avx2")]])
-PYGROK_CODEBOOK_ISA(CodebookAvx512, 16, [[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]])
+PYGROK_CODEBOOK_ISA(CodebookAvx2, 8, PYGROK_AVX2)
+PYGROK_CODEBOOK_ISA(CodebookAvx512, 16, PYGROK_AVX512)
 #endif
 
 }  // namespace

@@ -41,6 +41,9 @@ struct Linear {
 struct Iq4 {
   static constexpr int kLow = kIq4Values[0];
   static constexpr int kHigh = kIq4Values[15];
+  // What the largest magnitude may become: see SearchScale.
+  static constexpr float kTrials[] = {-138.0f, -132.0f, -126.0f, -120.0f, -114.0f, -108.0f,
+                                      122.0f,  116.0f,  110.0f,  104.0f,  98.0f};
   static constexpr float Middle(size_t i) {
     return 0.5f * static_cast<float>(int{kIq4Values[i]} + int{kIq4Values[i + 1]});
   }

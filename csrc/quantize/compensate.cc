@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "quantize/isa.inl.h"
 #include "quantize/lanes.h"
 #include "util/aligned.h"
 #include "util/error.h"
@@ -30,7 +31,7 @@ struct FeedbackArgs {
 };
 
 // x_j -= sum_i e_i * U_ij
-PYGROK_LANES void FeedbackBody(const FeedbackArgs& args) {
+PYGROK_LANES void Feedback(const FeedbackArgs& args) {
   size_t j = 0;
   for (; j + kColumns <= args.columns; j += kColumns) {
     F32x x[kColumns];
@@ -55,24 +56,6 @@ PYGROK_LANES void FeedbackBody(const FeedbackArgs& args) {
   }
 }
 
-using Feedback = void (*)(const FeedbackArgs& args);
-
-void FeedbackBaseline(const FeedbackArgs& args) { FeedbackBody(args); }
-#if defined(__x86_64__)
-[[gnu::target("avx2")]] void FeedbackAvx2(const FeedbackArgs& args) { FeedbackBody(args); }
-[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]] void FeedbackAvx512(const FeedbackArgs& args) {
-  FeedbackBody(args);
-}
-#endif
-
-Feedback BestFeedback() {
-#if defined(__x86_64__)
-  if (BestCodecIsa() == CodecIsa::kAvx512) return FeedbackAvx512;
-  if (BestCodecIsa() == CodecIsa::kAvx2) return FeedbackAvx2;
-#endif
-  return FeedbackBaseline;
-}
-
 // Some groups of rows within one span, and where their parts lie.
 class Panel {
  public:
@@ -80,7 +63,7 @@ class Panel {
       : matrix_(matrix),
         codec_(codec),
         out_(out),
-        feedback_(BestFeedback()),
+        feedback_(ForEachIsa<Feedback>::Best()),
         x_(kPanelGroups * matrix.span * kLanes),
         error_(kPanelGroups * kLazy * kLanes) {}
 
@@ -150,7 +133,7 @@ class Panel {
   const CompensateMatrix& matrix_;
   const Codec& codec_;
   std::byte* const out_;
-  const Feedback feedback_;
+  void (*const feedback_)(const FeedbackArgs& args);
   AlignedBuffer<float> x_;      // [group][span][kLanes]
   AlignedBuffer<float> error_;  // [group][kLazy][kLanes]
 };

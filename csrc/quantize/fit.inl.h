@@ -38,11 +38,8 @@ PYGROK_LANES void Extremes(const float* x, F32x& low, F32x& high) {
   for (size_t i = 1; i < kCount; ++i) {
     F32x v;
     Load(x + i * kLanes, v);
-    I32x beyond;
-    Less(v, low, beyond);
-    Select(beyond, v, low);
-    Less(high, v, beyond);
-    Select(beyond, v, high);
+    AtMost(v, low);
+    AtLeast(v, high);
   }
 }
 
@@ -68,17 +65,13 @@ template <class Codes, size_t kCount>
 PYGROK_LANES void FitScale(const float* x, const float* w, const F32x& inverse, ScaleFit& fit) {
   F32x qx = {};
   F32x qq = {};
-  for (size_t i = 0; i < kCount; ++i) {
-    F32x v;
-    F32x weight;
+  ForEach<kCount>(x, w, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
     F32x q;
-    Load(x + i * kLanes, v);
-    Load(w + i * kLanes, weight);
     Codes::Nearest(v * inverse, q);
     const F32x wq = weight * q;
     qx += wq * v;
     qq += wq * q;
-  }
+  });
   Invert(qq, fit.scale);
   fit.scale *= qx;  // 0 if all codes are 0
   fit.gain = fit.scale * qx;
@@ -90,29 +83,36 @@ template <class Codes, size_t kCount>
 PYGROK_LANES void ScaleError(const float* x, const float* w, const F32x& value, const F32x& inverse,
                              F32x& error) {
   error = F32x{};
-  for (size_t i = 0; i < kCount; ++i) {
-    F32x v;
-    F32x weight;
+  ForEach<kCount>(x, w, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
     F32x q;
-    Load(x + i * kLanes, v);
-    Load(w + i * kLanes, weight);
     Codes::Nearest(v * inverse, q);
     const F32x off = v - value * q;
     error += weight * off * off;
-  }
+  });
+}
+
+// The code of one value under a scale, and what it stands for.
+template <class Codes>
+PYGROK_LANES void RoundToScale(const float* x, const F32x& scale, const F32x& inverse, uint8_t* code,
+                               F32x& y) {
+  F32x v;
+  F32x value;
+  Load(x, v);
+  Codes::NearestCode(v * inverse, value, code);
+  y = scale * value;
 }
 
 // The best of the scales that map the value of largest magnitude to each of `trials`, each refitted to its
 // codes; then `refits` more rounds of codes and scale. Zero if nothing gains.
 template <class Codes, size_t kCount, size_t kTrials>
-PYGROK_LANES void SearchScale(const float* x, const float* w, const float (&trials)[kTrials], int refits,
+PYGROK_LANES void SearchScale(const float* x, const float* w, const float (&trials)[kTrials], size_t refits,
                               ScaleFit& best) {
   F32x extreme;
   F32x per_extreme;
   FindExtreme<kCount>(x, extreme);
   Invert(extreme, per_extreme);
   best = ScaleFit{};
-  for (size_t trial = 0; trial < kTrials + static_cast<size_t>(refits); ++trial) {
+  for (size_t trial = 0; trial < kTrials + refits; ++trial) {
     ScaleFit fit;
     F32x inverse;
     Invert(best.scale, inverse);

@@ -1,7 +1,8 @@
-// Fits of a scale and an offset: value = scale * q + offset, q = 0..kMax.
+// Fits of a scale and an offset: value = scale * q + offset. Codes are integers from 0 up: Linear<0, ...>.
 #pragma once
 
 #include <cstddef>
+#include <iterator>
 
 #include "quantize/fit.inl.h"
 
@@ -21,14 +22,10 @@ PYGROK_LANES void TakeMoments(const float* x, const float* w, AffineMoments& m) 
   Extremes<kCount>(x, m.low, m.high);
   m.w = F32x{};
   m.wx = F32x{};
-  for (size_t i = 0; i < kCount; ++i) {
-    F32x v;
-    F32x weight;
-    Load(x + i * kLanes, v);
-    Load(w + i * kLanes, weight);
+  ForEach<kCount>(x, w, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
     m.w += weight;
     m.wx += weight * v;
-  }
+  });
 }
 
 // The least-squares scale and offset for some codes; they leave the error sum(w x x) - gain.
@@ -39,32 +36,21 @@ struct AffineFit {
   F32x curvature;  // of the error in the scale: sum(w (q - mean q)^2) if the offset follows, else sum(w q^2)
 };
 
-template <int kMax>
-PYGROK_LANES void AffineCode(const F32x& scaled, F32x& q) {
-  q = scaled;
-  Clamp(q, 0.0f, static_cast<float>(kMax));
-  pygrok::Round(q);
-}
-
 // Codes are those nearest to x * inverse + shift. With kNoPositive the offset is at most 0.
-template <size_t kCount, int kMax, bool kNoPositive>
+template <class Codes, size_t kCount, bool kNoPositive>
 PYGROK_LANES void FitAffine(const float* x, const float* w, const AffineMoments& m, const F32x& inverse,
                             const F32x& shift, AffineFit& fit) {
   F32x wq = {};
   F32x wqq = {};
   F32x wqx = {};
-  for (size_t i = 0; i < kCount; ++i) {
-    F32x v;
-    F32x weight;
+  ForEach<kCount>(x, w, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
     F32x q;
-    Load(x + i * kLanes, v);
-    Load(w + i * kLanes, weight);
-    AffineCode<kMax>(v * inverse + shift, q);
+    Codes::Nearest(v * inverse + shift, q);
     const F32x term = weight * q;
     wq += term;
     wqq += term * q;
     wqx += term * v;
-  }
+  });
   const F32x mean = wq / m.w;
   fit.curvature = wqq - wq * mean;
   I32x unusable;
@@ -89,11 +75,14 @@ PYGROK_LANES void FitAffine(const float* x, const float* w, const AffineMoments&
   Select(unusable | (I32x)fit.scale >> 31, F32x{} - 1.0f, fit.gain);
 }
 
-// The best of the codes that give the lowest value the code a and the highest kMax - b, for all a and b of
-// `ends`, each refitted; then `refits` more rounds. Without any gain, scale 0 and the mean for an offset.
-template <size_t kCount, int kMax, bool kNoPositive, size_t kEnds>
-PYGROK_LANES void SearchAffine(const float* x, const float* w, const float (&ends)[kEnds], size_t refits,
-                               AffineMoments& m, AffineFit& best) {
+// The best of the codes that give the lowest value the code a and the highest the last code - b, for all a
+// and b of kEnds, each refitted; then `refits` more rounds. Without any gain, scale 0 and the mean for an
+// offset.
+template <class Codes, size_t kCount, bool kNoPositive>
+PYGROK_LANES void SearchAffine(const float* x, const float* w, size_t refits, AffineMoments& m,
+                               AffineFit& best) {
+  constexpr float kEnds[] = {-0.75f, -0.35f, 0.05f, 0.45f, 0.85f};
+  constexpr size_t kTrials = std::size(kEnds) * std::size(kEnds);
   TakeMoments<kCount>(x, w, m);
   F32x low = m.low;
   best = AffineFit{};
@@ -105,19 +94,20 @@ PYGROK_LANES void SearchAffine(const float* x, const float* w, const float (&end
   F32x per_range;
   Invert(m.high - low, per_range);
   best.gain = best.offset * m.wx;
-  for (size_t trial = 0; trial < kEnds * kEnds + refits; ++trial) {
+  for (size_t trial = 0; trial < kTrials + refits; ++trial) {
     AffineFit fit;
     F32x inverse;
     F32x shift;
-    if (trial < kEnds * kEnds) {
-      const float a = ends[trial / kEnds];
-      inverse = (static_cast<float>(kMax) - a - ends[trial % kEnds]) * per_range;
+    if (trial < kTrials) {
+      const float a = kEnds[trial / std::size(kEnds)];
+      const float b = kEnds[trial % std::size(kEnds)];
+      inverse = (static_cast<float>(Codes::kHigh) - a - b) * per_range;
       shift = a - low * inverse;
     } else {
       Invert(best.scale, inverse);
       shift = -best.offset * inverse;
     }
-    FitAffine<kCount, kMax, kNoPositive>(x, w, m, inverse, shift, fit);
+    FitAffine<Codes, kCount, kNoPositive>(x, w, m, inverse, shift, fit);
     I32x better;
     Less(best.gain, fit.gain, better);
     Select(better, fit.scale, best.scale);
@@ -128,20 +118,16 @@ PYGROK_LANES void SearchAffine(const float* x, const float* w, const float (&end
 }
 
 // Weighted squared error of the nearest codes under a scale and an offset as stored.
-template <size_t kCount, int kMax>
+template <class Codes, size_t kCount>
 PYGROK_LANES void AffineError(const float* x, const float* w, const F32x& scale, const F32x& inverse,
                               const F32x& offset, F32x& error) {
   error = F32x{};
-  for (size_t i = 0; i < kCount; ++i) {
-    F32x v;
-    F32x weight;
+  ForEach<kCount>(x, w, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
     F32x q;
-    Load(x + i * kLanes, v);
-    Load(w + i * kLanes, weight);
-    AffineCode<kMax>((v - offset) * inverse, q);
+    Codes::Nearest((v - offset) * inverse, q);
     const F32x off = v - (scale * q + offset);
     error += weight * off * off;
-  }
+  });
 }
 
 }  // namespace

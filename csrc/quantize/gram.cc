@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <vector>
 
-#include "quantize/codec.h"
+#include "quantize/isa.inl.h"
 #include "quantize/lanes.h"
 #include "util/aligned.h"
 
@@ -16,8 +16,8 @@ constexpr size_t kWide = 2;     // vectors of y and
 constexpr size_t kTall = 4;     // values of x whose sums stand in registers
 static_assert(kTile % (kWide * kLanes) == 0 && kTile % kTall == 0);
 
-// x [n][kTile] and y [n][kTile], packed; sums [kTile][kTile].
-PYGROK_LANES void TileBody(const float* x, const float* y, size_t n, double* sums) {
+// x [n][kTile] and y [n][kTile], packed; adds to sums [kTile][kTile].
+PYGROK_LANES void AddTile(const float* x, const float* y, size_t n, double* sums) {
   for (size_t a = 0; a < kTile; a += kTall) {
     for (size_t b = 0; b < kTile; b += kWide * kLanes) {
       F32x acc[kTall][kWide] = {};
@@ -39,27 +39,6 @@ PYGROK_LANES void TileBody(const float* x, const float* y, size_t n, double* sum
   }
 }
 
-using Tile = void (*)(const float* x, const float* y, size_t n, double* sums);
-
-void TileBaseline(const float* x, const float* y, size_t n, double* sums) { TileBody(x, y, n, sums); }
-#if defined(__x86_64__)
-[[gnu::target("avx2")]] void TileAvx2(const float* x, const float* y, size_t n, double* sums) {
-  TileBody(x, y, n, sums);
-}
-[[gnu::target("avx512f,avx512bw,avx512dq,avx512vl")]] void TileAvx512(const float* x, const float* y,
-                                                                      size_t n, double* sums) {
-  TileBody(x, y, n, sums);
-}
-#endif
-
-Tile BestTile() {
-#if defined(__x86_64__)
-  if (BestCodecIsa() == CodecIsa::kAvx512) return TileAvx512;
-  if (BestCodecIsa() == CodecIsa::kAvx2) return TileAvx2;
-#endif
-  return TileBaseline;
-}
-
 // Columns [first, first + kTile) of rows, those beyond k zero, each row times its weight.
 void Pack(const float* rows, size_t stride, size_t k, size_t first, const float* weights, size_t n,
           float* out) {
@@ -75,7 +54,7 @@ void Pack(const float* rows, size_t stride, size_t k, size_t first, const float*
 }  // namespace
 
 void AddGram(ThreadPool& pool, const GramArgs& args) {
-  const Tile tile = BestTile();
+  const auto add_tile = ForEachIsa<AddTile>::Best();
   const bool symmetric = args.x == args.y && args.k_x == args.k_y && args.stride_x == args.stride_y;
   const size_t tiles_x = (args.k_x + kTile - 1) / kTile;
   const size_t tiles_y = (args.k_y + kTile - 1) / kTile;
@@ -99,7 +78,7 @@ void AddGram(ThreadPool& pool, const GramArgs& args) {
       Pack(args.x + t * args.stride_x, args.stride_x, args.k_x, first_x,
            args.weights == nullptr ? nullptr : args.weights + t, n, x);
       Pack(args.y + t * args.stride_y, args.stride_y, args.k_y, first_y, nullptr, n, y);
-      tile(x, y, n, sum);
+      add_tile(x, y, n, sum);
     }
     for (size_t a = 0; a < std::min(kTile, args.k_x - first_x); ++a) {
       for (size_t b = 0; b < std::min(kTile, args.k_y - first_y); ++b) {

@@ -5,25 +5,19 @@
 #include <cstddef>
 #include <cstdint>
 
+#include "quantize/codes.inl.h"
 #include "quantize/fit_affine.inl.h"
-#include "quantize/k_scaled.inl.h"
+#include "quantize/k_super.inl.h"
 
 namespace pygrok {
 namespace {
 
-// Codes 0..kMax; sub-scales and sub-minima 0..kSubMax.
-template <TensorType type, int kMax, int kSubMax, size_t kSub>
-struct OffsetSuperBlock {
-  static constexpr TensorType kType = type;
+// Sub-scales and sub-minima are 0..kSubMax.
+template <TensorType type, class Codes, int kSubMax, size_t kSub>
+struct OffsetSuperBlock : ScalarBlock<type, kSuperBlock, kSub> {
   static constexpr float kMaxAbs = kHalfMax * static_cast<float>(kSubMax);
-  static constexpr bool kNeedsImportance = false;
-  static constexpr size_t kBlock = kSuperBlock;
-  static constexpr size_t kGroup = 1;
-  static constexpr size_t kSubBlock = kSub;
   static constexpr size_t kSubs = kSuperBlock / kSub;
-  static constexpr size_t kRounds = 2;
   using SubCodes = Linear<0, kSubMax>;
-  using Code = uint8_t;
 
   struct Scales {
     HalfScale d;
@@ -52,7 +46,7 @@ struct OffsetSuperBlock {
       SubCodes::Nearest(min * s.dmin.inverse, min_code);
       min = s.dmin.value * min_code;
       F32x error;
-      AffineError<kSub, kMax>(x, w, scale, inverse, -min, error);
+      AffineError<Codes, kSub>(x, w, scale, inverse, -min, error);
       I32x better = I32x{} - 1;
       if (step != -1) Less(error, best, better);
       Select(better, error, best);
@@ -69,16 +63,12 @@ struct OffsetSuperBlock {
                                   const F32x& from, F32x& min) {
     F32x sum = {};
     F32x off = {};
-    for (size_t i = 0; i < kSub; ++i) {
-      F32x v;
-      F32x weight;
+    ForEach<kSub>(x, w, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
       F32x q;
-      Load(x + i * kLanes, v);
-      Load(w + i * kLanes, weight);
-      AffineCode<kMax>((v + from) * inverse, q);
+      Codes::Nearest((v + from) * inverse, q);
       sum += weight;
       off += weight * (scale * q - v);
-    }
+    });
     min = off / sum;
   }
 
@@ -104,7 +94,7 @@ struct OffsetSuperBlock {
     RoundSuperScale(fit.scale, s.d);
     SearchScale<SubCodes, kSubs>(minima, weight, kSuperTrials, 1, fit);
     RoundSuperScale(fit.scale, s.dmin);
-    for (size_t round = 0; round < kRounds; ++round) {
+    for (size_t round = 0; round < kSuperRounds; ++round) {
       for (size_t sub = 0; sub < kSubs; ++sub) {
         F32x wanted = s.scale_code[sub];
         F32x wanted_min = s.min[sub];
@@ -128,13 +118,10 @@ struct OffsetSuperBlock {
     F32x bx = {};
     for (size_t sub = 0; sub < kSubs; ++sub) {
       const F32x b = -s.min_code[sub];
-      for (size_t i = sub * kSub; i < (sub + 1) * kSub; ++i) {
-        F32x v;
-        F32x weight;
+      const size_t at = sub * kSub * kLanes;
+      ForEach<kSub>(x + at, w + at, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
         F32x a;
-        Load(x + i * kLanes, v);
-        Load(w + i * kLanes, weight);
-        AffineCode<kMax>((v + s.min[sub]) * s.inverse[sub], a);
+        Codes::Nearest((v + s.min[sub]) * s.inverse[sub], a);
         a *= s.scale_code[sub];
         const F32x wa = weight * a;
         const F32x wb = weight * b;
@@ -143,7 +130,7 @@ struct OffsetSuperBlock {
         bb += wb * b;
         ax += wa * v;
         bx += wb * v;
-      }
+      });
     }
     const F32x determinant = aa * bb - ab * ab;
     F32x per_determinant;
@@ -162,18 +149,15 @@ struct OffsetSuperBlock {
     Select(determined & d_positive & dmin_positive, new_dmin, dmin);
     RoundSuperScale(d, s.d);
     RoundSuperScale(dmin, s.dmin);
-    for (size_t sub = 0; sub < kSubs; ++sub) SetSub(sub, s);
-  }
-
-  PYGROK_LANES static void SetSub(size_t sub, Scales& s) {
-    s.scale[sub] = s.d.value * s.scale_code[sub];
-    s.min[sub] = s.dmin.value * s.min_code[sub];
-    Invert(s.scale[sub], s.inverse[sub]);
+    for (size_t sub = 0; sub < kSubs; ++sub) {
+      s.scale[sub] = s.d.value * s.scale_code[sub];
+      s.min[sub] = s.dmin.value * s.min_code[sub];
+      Invert(s.scale[sub], s.inverse[sub]);
+    }
   }
 
   PYGROK_LANES static void FitSub(const float* x, const float* w, AffineMoments& moments, AffineFit& fit) {
-    constexpr float kEnds[] = {-0.75f, -0.35f, 0.05f, 0.45f, 0.85f};
-    SearchAffine<kSub, kMax, true>(x, w, kEnds, 1, moments, fit);
+    SearchAffine<Codes, kSub, true>(x, w, 1, moments, fit);
   }
 
   PYGROK_LANES static void Refit(size_t sub, const float* x, const float* w, Scales& s) {
@@ -183,12 +167,13 @@ struct OffsetSuperBlock {
     ChooseCodes(sub, x, w, fit.scale * s.d.inverse, -fit.offset, s);
   }
 
-  PYGROK_LANES static void Round(const Scales& s, size_t group, const F32x* x, const F32x*, uint8_t* code,
+  PYGROK_LANES static void Round(const Scales& s, size_t group, const float* x, const float*, uint8_t* code,
                                  F32x* y) {
     const size_t sub = group / kSub;
+    F32x v;
     F32x q;
-    AffineCode<kMax>((*x + s.min[sub]) * s.inverse[sub], q);
-    StoreBytes(q, code);
+    Load(x, v);
+    Codes::NearestCode((v + s.min[sub]) * s.inverse[sub], q, code);
     *y = s.scale[sub] * q - s.min[sub];
   }
 };

@@ -4,41 +4,17 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "quantize/codes.inl.h"
-#include "quantize/fit.inl.h"
+#include "quantize/k_super.inl.h"
 
 namespace pygrok {
 namespace {
 
-constexpr size_t kSuperBlock = 256;
-
-// A scale that is too small for a half becomes the smallest half, so that sub-scales can still choose.
-PYGROK_LANES void RoundSuperScale(const F32x& d, HalfScale& scale) {
-  constexpr float kLeast = 0x1p-24f;
-  F32x magnitude;
-  Magnitude(d, magnitude);
-  I32x positive;
-  I32x below;
-  Less(F32x{}, magnitude, positive);
-  Less(magnitude, F32x{} + kLeast, below);
-  F32x usable = d;
-  Select(positive & below, F32x{} + kLeast, usable);
-  RoundScale(usable, scale);
-}
-
-// Values: the codes. SubCodes: the integers that sub-scales are stored as.
-template <TensorType type, class Values, class SubCodes, size_t kSub>
-struct ScaledSuperBlock {
-  static constexpr TensorType kType = type;
+// Values: the codes. SubCodes: the integers that sub-scales are stored as. kTrials: of SearchScale.
+template <TensorType type, class Values, class SubCodes, size_t kSub, const auto& kTrials>
+struct ScaledSuperBlock : ScalarBlock<type, kSuperBlock, kSub> {
   static constexpr float kMaxAbs =
       kHalfMax * static_cast<float>(-SubCodes::kLow) * static_cast<float>(-Values::kLow);
-  static constexpr bool kNeedsImportance = false;
-  static constexpr size_t kBlock = kSuperBlock;
-  static constexpr size_t kGroup = 1;
-  static constexpr size_t kSubBlock = kSub;
   static constexpr size_t kSubs = kSuperBlock / kSub;
-  static constexpr size_t kRounds = 2;
-  using Code = uint8_t;
 
   struct Scales {
     HalfScale d;
@@ -68,20 +44,16 @@ struct ScaledSuperBlock {
     }
   }
 
-  template <size_t kTrials>
-  PYGROK_LANES static void FitSub(const float* x, const float* w, const float (&trials)[kTrials],
-                                  ScaleFit& fit) {
-    SearchScale<Values, kSub>(x, w, trials, 1, fit);
+  PYGROK_LANES static void FitSub(const float* x, const float* w, ScaleFit& fit) {
+    SearchScale<Values, kSub>(x, w, kTrials, 1, fit);
   }
 
-  template <size_t kTrials>
-  PYGROK_LANES static void ChooseFrom(const float* x, const float* w, const float (&trials)[kTrials],
-                                      Scales& s) {
+  PYGROK_LANES static void Choose(const float* x, const float* w, Scales& s) {
     alignas(64) float ideal[kSubs * kLanes];
     alignas(64) float curvature[kSubs * kLanes];
     for (size_t sub = 0; sub < kSubs; ++sub) {
       ScaleFit fit;
-      FitSub(x + sub * kSub * kLanes, w + sub * kSub * kLanes, trials, fit);
+      FitSub(x + sub * kSub * kLanes, w + sub * kSub * kLanes, fit);
       Store(fit.scale, ideal + sub * kLanes);
       Store(fit.curvature, curvature + sub * kLanes);
     }
@@ -93,7 +65,7 @@ struct ScaledSuperBlock {
     ScaleFit fit;
     SearchScale<SubCodes, kSubs>(ideal, curvature, kSuperTrials, 1, fit);
     RoundSuperScale(fit.scale, s.d);
-    for (size_t round = 0; round < kRounds; ++round) {
+    for (size_t round = 0; round < kSuperRounds; ++round) {
       for (size_t sub = 0; sub < kSubs; ++sub) {
         F32x wanted = s.code[sub];
         if (round == 0) {
@@ -106,11 +78,9 @@ struct ScaledSuperBlock {
     }
   }
 
-  template <size_t kTrials>
-  PYGROK_LANES static void RefitFrom(size_t sub, const float* x, const float* w,
-                                     const float (&trials)[kTrials], Scales& s) {
+  PYGROK_LANES static void Refit(size_t sub, const float* x, const float* w, Scales& s) {
     ScaleFit fit;
-    FitSub(x, w, trials, fit);
+    FitSub(x, w, fit);
     ChooseCode(sub, x, w, fit.scale * s.d.inverse, s);
   }
 
@@ -119,18 +89,15 @@ struct ScaledSuperBlock {
     F32x qx = {};
     F32x qq = {};
     for (size_t sub = 0; sub < kSubs; ++sub) {
-      for (size_t i = sub * kSub; i < (sub + 1) * kSub; ++i) {
-        F32x v;
-        F32x weight;
+      const size_t at = sub * kSub * kLanes;
+      ForEach<kSub>(x + at, w + at, [&](const F32x& v, const F32x& weight) PYGROK_LANES_LAMBDA {
         F32x q;
-        Load(x + i * kLanes, v);
-        Load(w + i * kLanes, weight);
         Values::Nearest(v * s.inverse[sub], q);
         q *= s.code[sub];
         const F32x wq = weight * q;
         qx += wq * v;
         qq += wq * q;
-      }
+      });
     }
     F32x d;
     Invert(qq, d);
@@ -143,11 +110,9 @@ struct ScaledSuperBlock {
     }
   }
 
-  PYGROK_LANES static void Round(const Scales& s, size_t group, const F32x* x, const F32x*, uint8_t* code,
+  PYGROK_LANES static void Round(const Scales& s, size_t group, const float* x, const float*, uint8_t* code,
                                  F32x* y) {
-    F32x value;
-    Values::NearestCode(*x * s.inverse[group / kSub], value, code);
-    *y = s.value[group / kSub] * value;
+    RoundToScale<Values>(x, s.value[group / kSub], s.inverse[group / kSub], code, *y);
   }
 };
 

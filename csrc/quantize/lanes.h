@@ -20,6 +20,7 @@ using U8x = uint8_t __attribute__((vector_size(kLanes)));
 // Everything here must be inlined: the including function decides the instruction set. References, since
 // passing such vectors by value depends on it too.
 #define PYGROK_LANES [[gnu::always_inline]] inline
+#define PYGROK_LANES_LAMBDA __attribute__((always_inline))  // after a lambda's parameters
 
 PYGROK_LANES void Load(const float* from, F32x& to) { std::memcpy(&to, from, sizeof(to)); }
 PYGROK_LANES void Store(const F32x& from, float* to) { std::memcpy(to, &from, sizeof(from)); }
@@ -39,12 +40,21 @@ PYGROK_LANES void Select(const I32x& mask, const F32x& yes, F32x& no_and_out) {
   no_and_out = (F32x)((mask & (I32x)yes) | (~mask & (I32x)no_and_out));
 }
 
+PYGROK_LANES void AtLeast(const F32x& low, F32x& x) {
+  I32x below;
+  Less(x, low, below);
+  Select(below, low, x);
+}
+
+PYGROK_LANES void AtMost(const F32x& high, F32x& x) {
+  I32x above;
+  Less(high, x, above);
+  Select(above, high, x);
+}
+
 PYGROK_LANES void Clamp(F32x& x, float low, float high) {
-  I32x outside;
-  Less(x, F32x{} + low, outside);
-  Select(outside, F32x{} + low, x);
-  Less(F32x{} + high, x, outside);
-  Select(outside, F32x{} + high, x);
+  AtLeast(F32x{} + low, x);
+  AtMost(F32x{} + high, x);
 }
 
 // 1 / x, or 0 for values so small that products with it could overflow.
