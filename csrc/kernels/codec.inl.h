@@ -61,13 +61,6 @@ inline void LoadNibbles(const std::byte* nibbles, size_t stride, Bytes out[kGrou
   }
 }
 
-// The four bytes at `p` of kLanes rows.
-inline Bytes LoadRows4(const std::byte* p, size_t stride) {
-  uint32_t words[kLanes];
-  for (size_t r = 0; r < kLanes; ++r) __builtin_memcpy(words + r, p + r * stride, sizeof(uint32_t));
-  return LoadBytes(words);
-}
-
 // kLanes rows of blocks.
 struct Rows {
   const std::byte* first;

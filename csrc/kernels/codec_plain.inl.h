@@ -7,14 +7,9 @@
 namespace pygrok {
 namespace {
 
-// Scales of kLanes rows.
-template <class Block>
-void LoadScales(const std::byte* block, size_t stride, float* out) {
-  uint16_t halves[kLanes];
-  for (size_t r = 0; r < kLanes; ++r) {
-    __builtin_memcpy(halves + r, block + offsetof(Block, scale) + r * stride, sizeof(uint16_t));
-  }
-  Store(out, LoadF16(halves));
+// The scales at the start of kLanes rows' blocks.
+inline void LoadScales(const std::byte* block, size_t stride, float* out) {
+  Store(out, HalfFloat<0>(LoadRows4(block, stride)));
 }
 
 // codes[j] |= 16 * bits 4 j .. 4 j + 3 of each row's word: 4 bits times 0x204081 lie at the bottom of 4
@@ -33,7 +28,7 @@ struct CodecQ4_0 {
   using Panel = PanelBlock<Dot, 1, false>;
   static constexpr size_t kValues = 32;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
-    LoadScales<Block>(block, stride, out->scales[0]);
+    LoadScales(block, stride, out->scales[0]);
     Bytes codes[kGroups];
     LoadNibbles(block + offsetof(Block, nibbles), stride, codes);
     for (size_t j = 0; j < kGroups; ++j) StoreBytes(out->bytes[j], codes[j]);
@@ -61,7 +56,7 @@ struct CodecQ5_0 {
   using Panel = PanelBlock<Dot, 1, false>;
   static constexpr size_t kValues = 32;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
-    LoadScales<Block>(block, stride, out->scales[0]);
+    LoadScales(block, stride, out->scales[0]);
     Bytes codes[kGroups];
     LoadNibbles(block + offsetof(Block, nibbles), stride, codes);
     AddHighBits(LoadRows4(block + offsetof(Block, high), stride), codes);
@@ -92,7 +87,7 @@ struct CodecQ8_0 {
   using Panel = PanelBlock<Dot, 1, false>;
   static constexpr size_t kValues = 32;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
-    LoadScales<Block>(block, stride, out->scales[0]);
+    LoadScales(block, stride, out->scales[0]);
     Bytes values[kGroups];
     LoadRows16(block + offsetof(Block, values), stride, values);
     LoadRows16(block + offsetof(Block, values) + 16, stride, values + 4);
@@ -106,7 +101,7 @@ struct CodecIQ4_NL {
   using Panel = PanelBlock<Dot, 1, false>;
   static constexpr size_t kValues = 32;
   static void Unpack(const std::byte* block, size_t stride, Panel* out) {
-    LoadScales<Block>(block, stride, out->scales[0]);
+    LoadScales(block, stride, out->scales[0]);
     Bytes codes[kGroups];
     LoadNibbles(block + offsetof(Block, nibbles), stride, codes);
     for (size_t j = 0; j < kGroups; ++j) {

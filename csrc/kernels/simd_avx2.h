@@ -119,6 +119,12 @@ inline void LoadRows16(const std::byte* first, size_t stride, Bytes out[4]) {
   out[3] = _mm256_unpackhi_epi64(b, d);
 }
 inline Bytes LoadBytes(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }
+// The 4 bytes at first + r * stride, for every row r < kLanes.
+inline Bytes LoadRows4(const std::byte* first, size_t stride) {
+  uint32_t words[kLanes];
+  for (size_t r = 0; r < kLanes; ++r) __builtin_memcpy(words + r, first + r * stride, sizeof(uint32_t));
+  return LoadBytes(words);
+}
 inline void StoreBytes(void* p, Bytes x) { _mm256_storeu_si256(static_cast<__m256i*>(p), x); }
 inline Bytes NoBytes() { return _mm256_setzero_si256(); }
 inline Bytes Xor(Bytes a, Bytes b) { return _mm256_xor_si256(a, b); }

@@ -118,6 +118,17 @@ inline void LoadRows16(const std::byte* first, size_t stride, Bytes out[4]) {
   out[3] = _mm512_unpackhi_epi64(b, d);
 }
 inline Bytes LoadBytes(const void* p) { return _mm512_loadu_si512(p); }
+// A gather: many narrow stores to memory and one wide load would wait for each other.
+inline Bytes LoadRows4(const std::byte* first, size_t stride) {
+  if (stride >= size_t{1} << 27) {  // offsets are 32 bits wide
+    uint32_t words[kLanes];
+    for (size_t r = 0; r < kLanes; ++r) __builtin_memcpy(words + r, first + r * stride, sizeof(uint32_t));
+    return LoadBytes(words);
+  }
+  const __m512i row = _mm512_set_epi32(15, 14, 13, 12, 11, 10, 9, 8, 7, 6, 5, 4, 3, 2, 1, 0);
+  return _mm512_i32gather_epi32(_mm512_mullo_epi32(row, _mm512_set1_epi32(static_cast<int>(stride))), first,
+                                1);
+}
 inline void StoreBytes(void* p, Bytes x) { _mm512_storeu_si512(p, x); }
 inline Bytes NoBytes() { return _mm512_setzero_si512(); }
 inline Bytes Xor(Bytes a, Bytes b) { return _mm512_xor_si512(a, b); }

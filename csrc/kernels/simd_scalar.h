@@ -189,6 +189,12 @@ inline Bytes LoadBytes(const void* p) {
   __builtin_memcpy(r.byte, p, sizeof r.byte);
   return r;
 }
+// The 4 bytes at first + r * stride, for every row r < kLanes.
+inline Bytes LoadRows4(const std::byte* first, size_t stride) {
+  uint32_t words[kLanes];
+  for (size_t r = 0; r < kLanes; ++r) __builtin_memcpy(words + r, first + r * stride, sizeof(uint32_t));
+  return LoadBytes(words);
+}
 inline void StoreBytes(void* p, Bytes x) { __builtin_memcpy(p, x.byte, sizeof x.byte); }
 inline Bytes NoBytes() { return {}; }
 inline Bytes Xor(Bytes a, Bytes b) {
@@ -314,7 +320,7 @@ struct DotSigned {  // any int8
     return r;
   }
 };
-struct DotCode {  // 0..128
+struct DotCode {  // 0..31, or 0..63 in halves of a block
   using Acc = I32;
   static Acc Nothing() { return {}; }
   static Acc Join(Acc a, Acc b) { return DotSigned::Join(a, b); }
