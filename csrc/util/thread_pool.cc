@@ -10,8 +10,10 @@ namespace pygrok {
 namespace {
 
 // Rounds follow each other within microseconds while a model computes; a worker that sleeps costs tens to
-// wake.
-constexpr int kSpins = 4000;
+// wake. After the first spins it lets others have the processor between looks: with more threads than
+// processors, the one that is waited for may be among them.
+constexpr int kSpins = 1000;
+constexpr int kEagerSpins = 200;
 
 inline void Pause() {
 #if defined(__x86_64__)
@@ -19,6 +21,14 @@ inline void Pause() {
 #elif defined(__aarch64__)
   asm volatile("yield");
 #endif
+}
+
+inline void SpinOnce(int spins) {
+  if (spins < kEagerSpins) {
+    Pause();
+  } else {
+    std::this_thread::yield();
+  }
 }
 
 }  // namespace
@@ -74,13 +84,7 @@ void ThreadPool::Run(size_t count, const Body& body) {
   // count. So either it sees the door closed or we see it inside, and a worker that is still asleep is not
   // waited for.
   shared.open = false;
-  for (int spins = 0; shared.inside.load() != 0; ++spins) {
-    if (spins < kSpins) {
-      Pause();
-    } else {
-      std::this_thread::yield();
-    }
-  }
+  for (int spins = 0; shared.inside.load() != 0; ++spins) SpinOnce(spins);
   if (shared.error) {
     std::exception_ptr error;
     std::swap(error, shared.error);
@@ -104,7 +108,7 @@ void ThreadPool::Work(Shared& shared, size_t worker) {
   uint64_t seen = 0;
   auto called = [&] { return shared.round.load() != seen || shared.stop.load(); };
   while (true) {
-    for (int spins = 0; !called() && spins < kSpins; ++spins) Pause();
+    for (int spins = 0; !called() && spins < kSpins; ++spins) SpinOnce(spins);
     if (!called()) {
       std::unique_lock lock(shared.mutex);
       shared.wake.wait(lock, called);
