@@ -21,9 +21,6 @@ from typing import Any
 
 import numpy as np
 
-BANDWIDTH_BYTES = 1 << 30
-INT8_SECONDS = 0.2
-
 
 def token_ids(vocab: int, count: int, seed: int) -> list[int]:
     """The same pseudo-random ids for both engines."""
@@ -56,7 +53,7 @@ class Ours:
 class Theirs:
     """llama.cpp."""
 
-    def __init__(self, model: str, threads: int, context: int, sessions: int) -> None:
+    def __init__(self, model: str, threads: int, context: int, sessions: int, *, repack: bool = True) -> None:
         import llama_cpp as peer
 
         self.peer = peer
@@ -64,7 +61,7 @@ class Theirs:
         peer.llama_log_set(self.log, None)
         options = peer.llama_model_default_params()
         options.n_gpu_layers = 0
-        options.use_extra_bufts = False  # its AMX path crashes on some virtual machines
+        options.use_extra_bufts = repack
         self.model = peer.llama_model_load_from_file(model.encode(), options)
         if not self.model:
             raise RuntimeError(f"llama.cpp does not load {model}")
@@ -119,14 +116,18 @@ def anonymous_bytes() -> int:
     return 0
 
 
-def child(engine: str, model: str, threads: int, context: int) -> dict[str, float]:
+def child(engine: str, model: str, threads: int, context: int, repack: bool) -> dict[str, float]:
     """Seconds from opening the file to the first token's logits, and anonymous memory after that."""
     if engine == "ours":
         import pygrok  # noqa: F401  # importing is not loading
     else:
         import llama_cpp  # noqa: F401
     begin = time.perf_counter()
-    runner = (Ours if engine == "ours" else Theirs)(model, threads, context, 1)
+    runner = (
+        Ours(model, threads, context, 1)
+        if engine == "ours"
+        else Theirs(model, threads, context, 1, repack=repack)
+    )
     loaded = time.perf_counter() - begin
     runner.step([1])
     return {"load": loaded, "first_token": time.perf_counter() - begin, "anonymous": anonymous_bytes()}
@@ -134,6 +135,7 @@ def child(engine: str, model: str, threads: int, context: int) -> dict[str, floa
 
 def in_child(engine: str, args: argparse.Namespace) -> dict[str, float]:
     command = [sys.executable, __file__, args.model, "--threads", str(args.threads), "--child", engine]
+    command += [] if args.repack else ["--no-repack"]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     figures: dict[str, float] = json.loads(result.stdout.splitlines()[-1])
     return figures
@@ -150,41 +152,6 @@ def alternate(work: dict[str, Callable[[], float]], repeats: int) -> dict[str, l
     return times
 
 
-class Limits:
-    """What the machine does at best, measured between the runs that it judges."""
-
-    def __init__(self, model: str, threads: int, isa: str) -> None:
-        from pygrok._core import GgufFile
-        from pygrok.footprint import footprint
-
-        self.described = footprint(GgufFile(model))
-        largest = max(self.described.tensors, key=lambda tensor: tensor.bytes)
-        self.path = self.described.paths[largest.shard]
-        size = Path(self.path).stat().st_size
-        self.length = min(size, BANDWIDTH_BYTES)
-        self.offset = min(largest.offset, size - self.length)
-        self.threads, self.isa = threads, isa
-
-    def read(self) -> float:
-        """Bytes/s of merely reading the mapped file."""
-        from pygrok import _core
-
-        return _core.read_bandwidth(self.path, self.offset, self.length, self.threads)
-
-    def int8(self) -> float:
-        """Operations/s in registers."""
-        from pygrok import _core
-
-        return _core.int8_rate(self.threads, self.isa, INT8_SECONDS)
-
-    def decode_share(self, seconds_per_token: float, read_rate: float) -> float:
-        return self.described.active_bytes / read_rate / seconds_per_token
-
-    def prefill_share(self, tokens: int, seconds_in_all: float, int8_rate: float) -> float:
-        operations = 2 * (self.described.prompt_values * tokens + self.described.last_values)
-        return operations / int8_rate / seconds_in_all
-
-
 def line(what: str, ours: list[float], theirs: list[float], tokens: int) -> dict[str, Any]:
     """Medians in tokens/s; the ratio is that of the medians."""
     mine, peer = statistics.median(ours), statistics.median(theirs)
@@ -199,13 +166,17 @@ def line(what: str, ours: list[float], theirs: list[float], tokens: int) -> dict
 
 def compare(args: argparse.Namespace) -> dict[str, Any]:
     """All phases, one after the other."""
+    from pygrok._core import GgufFile
+    from pygrok.footprint import footprint
+    from pygrok.limits import Limits
+
     sessions = sorted({int(n) for n in args.sessions.split(",")})
     lengths = [int(n) for n in args.prefill.split(",")]
     context = max(lengths) + args.decode + 8
     engines = [Ours(args.model, args.threads, context, max(sessions))]
-    engines.append(Theirs(args.model, args.threads, context, max(sessions)))  # type: ignore[arg-type]
+    engines.append(Theirs(args.model, args.threads, context, max(sessions), repack=args.repack))  # type: ignore[arg-type]
     ours = engines[0]
-    limits = Limits(args.model, args.threads, ours.model.engine.isa)
+    limits = Limits(footprint(GgufFile(args.model)), args.threads, ours.model.engine.isa)
     reads: list[float] = []
     rates: list[float] = []
     lines = []
@@ -215,19 +186,19 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
 
         def prefill(engine: Any, ids: list[int] = ids) -> float:
             engine.reset()
-            rates.append(limits.int8())
+            rates.append(limits.int8_rate())
             return seconds(lambda: engine.prefill(ids))
 
         times = alternate({str(i): lambda e=e: prefill(e) for i, e in enumerate(engines)}, args.repeats)  # type: ignore[misc]
         entry = line(f"prefill {length}", times["0"], times["1"], length)
-        entry["share"] = limits.prefill_share(length, entry["seconds"], statistics.median(rates))
+        entry["share"] = limits.prefill_operations(length) / entry["seconds"] / statistics.median(rates)
         lines.append(entry)
     for count in sessions:
         ids = token_ids(ours.vocab, args.decode * count, count)
 
         def decode(engine: Any, ids: list[int] = ids, count: int = count) -> float:
             engine.reset()
-            reads.append(limits.read())
+            reads.append(limits.read_rate())
             return seconds(
                 lambda: [engine.step(ids[i * count : (i + 1) * count]) for i in range(args.decode)]
             )
@@ -235,7 +206,7 @@ def compare(args: argparse.Namespace) -> dict[str, Any]:
         times = alternate({str(i): lambda e=e: decode(e) for i, e in enumerate(engines)}, args.repeats)  # type: ignore[misc]
         entry = line(f"decode, {count} sessions", times["0"], times["1"], args.decode * count)
         if count == 1:
-            entry["share"] = limits.decode_share(entry["seconds"] / args.decode, statistics.median(reads))
+            entry["share"] = limits.decode_bytes() * args.decode / entry["seconds"] / statistics.median(reads)
         lines.append(entry)
 
     starts = {name: [in_child(name, args) for _ in range(3)] for name in ("ours", "theirs")}
@@ -283,11 +254,17 @@ def main() -> None:
     parser.add_argument("--decode", type=int, default=64, help="tokens")
     parser.add_argument("--sessions", default="1,4,8", help="how many decode at once, comma-separated")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument(
+        "--no-repack",
+        dest="repack",
+        action="store_false",
+        help="llama.cpp: no weights repacked at load (builds with AMX crash on some virtual machines when they do)",
+    )
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--child", choices=("ours", "theirs"), help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.child:
-        print(json.dumps(child(args.child, args.model, args.threads, 512)))
+        print(json.dumps(child(args.child, args.model, args.threads, 512, args.repack)))
         return
     result = compare(args)
     print(json.dumps(result)) if args.json else report(result)

@@ -6,7 +6,7 @@
 
 Blocks are random bytes with their scales set so that the weights have the size that trained ones have: the model
 computes finite, varied numbers, and says nothing. Floats are never quantized, so this runs at the speed of the disk.
-With --skew the routers favour some experts, about as trained ones do.
+With --skew the routers favour some experts: the embedding has a part that all tokens share, which they respond to.
 """
 
 from __future__ import annotations
@@ -109,12 +109,14 @@ def set_iq1_m_scale(blocks: NDArray[np.uint8], value: np.float16) -> None:
     words[:] = words & 0x0FFF | nibbles << 12
 
 
-def random_blocks(kind: str, count: int, deviation: float, rng: np.random.Generator) -> NDArray[np.uint8]:
-    """Blocks [count, bytes] whose values have mean near 0 and the given standard deviation."""
+def random_blocks(
+    kind: str, count: int, deviation: float, rng: np.random.Generator, drift: bool = False
+) -> NDArray[np.uint8]:
+    """Blocks [count, bytes] whose values have mean near 0, above it with `drift`, and the given standard deviation."""
     type_ = gguf.GGMLQuantizationType[kind.upper()]
     values, size = gguf.GGML_QUANT_SIZES[type_]
     if values == 1:
-        x = rng.standard_normal(count, dtype=np.float32) * np.float32(deviation)
+        x = (rng.standard_normal(count, dtype=np.float32) + np.float32(0.15 * drift)) * np.float32(deviation)
         return gguf.quants.quantize(x.reshape(-1, 1), type_).view(np.uint8).reshape(count, size)
     blocks = rng.integers(0, 256, (count, size), dtype=np.uint8)
     sample = blocks[: min(count, 512)]
@@ -143,16 +145,26 @@ def random_blocks(kind: str, count: int, deviation: float, rng: np.random.Genera
     set_halves(blocks, places[0], np.float16(scale))
     if len(places) == 2:
         set_halves(blocks, places[1], np.float16(scale * minimum))
+    elif drift:
+        for part in np.array_split(blocks, max(1, count // 4096)):
+            part[:, places[0] + 1] |= (dequantize(part, type_).mean(axis=1) < 0).astype(np.uint8) << 7
+    else:
+        # Codes such as q4_0's -8 to 7 have a mean, which every product would add to: all tokens would come to look
+        # alike and be routed alike. Half of the blocks get a negative scale.
+        blocks[:, places[0] + 1] |= rng.integers(0, 2, count, dtype=np.uint8) << 7
     return blocks
 
 
 class RandomBytes:
     """An endless supply of blocks for rows of one length and one deviation."""
 
-    def __init__(self, kind: str, deviation: float, seed: int) -> None:
+    def __init__(self, kind: str, deviation: float, seed: int, drift: bool = False) -> None:
         self.rng = np.random.default_rng(seed)
-        size = gguf.GGML_QUANT_SIZES[gguf.GGMLQuantizationType[kind.upper()]][1]
-        self.pool = random_blocks(kind, POOL_BYTES // size, deviation, self.rng).reshape(-1)
+        type_ = gguf.GGMLQuantizationType[kind.upper()]
+        size = gguf.GGML_QUANT_SIZES[type_][1]
+        blocks = random_blocks(kind, POOL_BYTES // size, deviation, self.rng, drift)
+        self.mean = float(dequantize(blocks[: 1 << 16], type_).mean()) / deviation
+        self.pool = blocks.reshape(-1)
         self.block = size
 
     def pieces(self, nbytes: int) -> Iterator[memoryview]:
@@ -164,11 +176,22 @@ class RandomBytes:
             nbytes -= len(piece)
 
 
-def router(skew: float, rng: np.random.Generator) -> NDArray[np.float32]:
-    """[EXPERTS, EMBEDDING]; with a skew, rows have unequal lengths, so that some experts win more often."""
-    rows = rng.standard_normal((EXPERTS, EMBEDDING), dtype=np.float32) / np.sqrt(np.float32(EMBEDDING))
-    lengths = np.exp(skew * rng.standard_normal((EXPERTS, 1)))
-    return (rows * 2 * lengths).astype(np.float32)
+def router(skew: float, layer: int, mean: float, rng: np.random.Generator) -> NDArray[np.float32]:
+    """[EXPERTS, EMBEDDING]: logits have deviation 2, and each expert's a mean, these with a deviation of 2 * skew.
+
+    mean: of the embedding's values, in their deviations. What the residual stream has of it is normed with what the
+    layers added: 2 * layer + 1 vectors of the same size.
+    """
+    rows = rng.standard_normal((EXPERTS, EMBEDDING), dtype=np.float32) * (2 / np.sqrt(np.float32(EMBEDDING)))
+    if skew == 0:
+        return rows.astype(np.float32)
+    if abs(mean) < 0.01:
+        raise ValueError(
+            "--skew needs an embedding of a float type or one with a single scale a block: --embedding-type q8_0"
+        )
+    spread = np.linspace(-1.5, 1.5, EXPERTS)
+    wanted = 2 * skew * rng.permutation(spread / spread.std())
+    return (rows + (wanted * np.sqrt(2 * layer + 2) / (mean * EMBEDDING))[:, None]).astype(np.float32)
 
 
 def make(
@@ -206,7 +229,8 @@ def make(
         os.truncate(path, path.stat().st_size + alignment + size)
         return
     rng = np.random.default_rng(0)
-    supplies: dict[tuple[str, int], RandomBytes] = {}
+    supplies: dict[tuple[str, int, bool], RandomBytes] = {}
+    shared_mean = 0.0
     with path.open("r+b") as file:
         file.seek(0, os.SEEK_END)
         for name, chosen, shape, nbytes in stored:
@@ -214,11 +238,14 @@ def make(
             if len(shape) == 1:
                 file.write(np.ones(shape, np.float32).tobytes())
             elif name.endswith("ffn_gate_inp.weight"):
-                file.write(router(skew, rng).tobytes())
+                file.write(router(skew, int(name.split(".")[1]), shared_mean, rng).tobytes())
             else:
-                key = (chosen, shape[-1])
+                drift = skew > 0 and name == "token_embd.weight"
+                key = (chosen, shape[-1], drift)
                 if key not in supplies:
-                    supplies[key] = RandomBytes(chosen, shape[-1] ** -0.5, len(supplies))
+                    supplies[key] = RandomBytes(chosen, shape[-1] ** -0.5, len(supplies), drift)
+                if drift:
+                    shared_mean = supplies[key].mean
                 for piece in supplies[key].pieces(nbytes):
                     file.write(piece)
         file.write(b"\0" * (-file.tell() % alignment))
@@ -238,6 +265,8 @@ def main() -> None:
         "--skew", type=float, default=0.0, help="how unequally experts are used (0 even, 0.5 much)"
     )
     args = parser.parse_args()
+    if args.skew < 0:
+        parser.error(f"--skew is {args.skew}: it must be 0 or above")
     begin = time.perf_counter()
     make(args.path, args.type, args.layers, args.tokenizer, args.sparse, args.skew, args.embedding_type)
     stat = args.path.stat()

@@ -132,8 +132,17 @@ class Engine:
         memory_limit: int,
         isa: str,
         activations: str,
+        expert_io: str = "auto",
+        lookahead: int = -1,
+        route_slack: float = 0.0,
+        pin_hot: Sequence[tuple[int, int]] = (),
+        piece_bytes: int = 0,
     ) -> None:
-        """0 and "" choose: all available threads, the file's context, no limit, the best isa, activations by type."""
+        """0 and "" choose: all available threads, the file's context, no limit, the best isa, activations by type.
+
+        expert_io, lookahead (-1: the default), route_slack: as for `pygrok.load`. pin_hot: (layer, expert) that are
+        read now. piece_bytes: of a piece of an expert, at most, if not one tile is larger; for tests.
+        """
     @property
     def config(self) -> Config: ...
     @property
@@ -146,7 +155,7 @@ class Engine:
     def context(self) -> int: ...
     @property
     def memory_used(self) -> int:
-        """Bytes of KV caches and working buffers now allocated."""
+        """Bytes of weights, KV caches and working buffers, as the memory limit counts them."""
     @property
     def kv_block_bytes(self) -> int:
         """Bytes of KV cache for 64 positions."""
@@ -171,8 +180,73 @@ class Engine:
         """Puts a copy of other bytes in a tensor's place. Raises ValueError, MemoryLimit."""
     def restore_tensor(self, name: str) -> None:
         """Goes back to the file's tensor. Raises ValueError if it was not replaced."""
+    def paging(self) -> dict[str, Any]:
+        """How experts come into memory, and counters since load or reset_paging.
+
+        mode: "map" (all fits, or "map" was asked for), "map-streamed", "direct" or "buffered"; chosen_by: why.
+        budget_bytes: the memory limit, 0 for none. resident_bytes: of the file, always in memory. pool_bytes: for
+        experts. piece_bytes: of a slot of the pool. expert_bytes: of the largest expert. layers, experts, lookahead.
+        tokens computed; routes, and of these routes_changed by route_slack.
+        bytes_needed by routed experts, each once a layer and batch; bytes_hit: of these, kept from an earlier use.
+        bytes_read, for whatever reason; bytes_predicted_read: of these ahead of need; bytes_wasted: of these, not
+        needed the next time their layer came. predictions of experts, and of these predictions_right.
+        wait_seconds: a thread waited for the disk, on average over the threads; read_seconds: a read was under way.
+        In mode "map" bytes and seconds stay 0.
+        """
+    def reset_paging(self) -> None:
+        """Sets the counters to 0."""
+    def resident_experts(self) -> NDArray[np.float32]:
+        """[layers, experts] share of each expert's bytes in memory; 1 in mode "map"."""
+    def drop_experts(self) -> None:
+        """Forgets all experts that were read."""
+    def start_trace(self, probabilities: bool = False) -> None:
+        """Records each token's routing from now on. Raises ModelError for more than 255 experts."""
+    def take_trace(
+        self,
+    ) -> tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.uint8], NDArray[np.float32] | None]:
+        """What was recorded since: session ordinals [n], positions [n], experts [n, layers, used], probabilities.
+
+        Tokens of calls that succeeded, in the order of computation; experts by falling probability, 255 where the
+        token went no further than the layer's keys and values. probabilities: [n, layers, experts] or None.
+        Recording goes on. Raises ModelError if none was started.
+        """
+    def stop_trace(self) -> None:
+        """Records no longer, and forgets what was not taken."""
     def cancel(self) -> None: ...
     def close(self) -> None: ...
+
+@final
+class StoreProbe:
+    """For tests: the store of expert pieces over a file, `pieces` of `unit` bytes a group, from `offset` on."""
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        mode: str,
+        layers: int,
+        experts: int,
+        pieces: int,
+        unit: int,
+        offset: int,
+        capacity: int,
+    ) -> None:
+        """mode: "direct", "buffered" or "mapped". capacity: bytes, at least 4 slots."""
+    def use(self, layer: int, experts: Sequence[int], order: Sequence[int], threads: int) -> bytes:
+        """Plans the experts' pieces in this order, takes those at `order` in the plan; all bytes of the plan."""
+    def predict(self, layer: int, experts: Sequence[int]) -> None: ...
+    def pin(self, groups: Sequence[int]) -> None: ...
+    def drop(self) -> None: ...
+    def shrink(self, bytes: int) -> int: ...
+    def grow(self, bytes: int) -> int: ...
+    def counters(self) -> tuple[int, int, int, int, int]:
+        """Bytes needed, hit, read, read on predictions, wasted."""
+    @property
+    def slot_bytes(self) -> int: ...
+    @property
+    def capacity(self) -> int: ...
+    def resident(self) -> list[float]:
+        """[layers * experts] shares."""
 
 def read_bandwidth(path: str, offset: int, length: int, threads: int) -> float:
     """Bytes per second at which this many threads read a range of a mapped file."""
@@ -328,6 +402,20 @@ class kernels:  # noqa: N801
     ) -> float:
         """Seconds for `repeats` such matmuls, rows shared out over threads as the engine does it."""
     @staticmethod
+    def time_attention(
+        kv_type: str,
+        heads: int,
+        kv_heads: int,
+        head_size: int,
+        past: int,
+        rows: int,
+        layers: int,
+        isa: str,
+        threads: int,
+        repeats: int,
+    ) -> float:
+        """Seconds for `repeats` times the attention of `rows` positions after `past` others, layers taking turns."""
+    @staticmethod
     def prepare(format: str, x: NDArray[np.float32], isa: str = "") -> NDArray[np.uint8]:
         """Activation rows [n, bytes] as csrc/kernels/activations.h lays them out. format: f32, bf16, q8."""
     @staticmethod
@@ -340,11 +428,11 @@ class kernels:  # noqa: N801
         cap: float,
         isa: str = "",
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-        """q [n_q, d] against k, v [positions <= 64, d * bytes]: sums of p * v [n_q, d] and of p [n_q]."""
+        """q [n_q, d] against k, v [positions <= 64] of kv_store's vectors: sums of p * v [n_q, d] and p [n_q]."""
     @staticmethod
     def kv_store(kv_type: str, x: NDArray[np.float32], isa: str = "") -> NDArray[np.uint8]: ...
     @staticmethod
-    def kv_load(kv_type: str, data: NDArray[np.uint8], isa: str = "") -> NDArray[np.float32]: ...
+    def kv_load(kv_type: str, data: NDArray[np.uint8], n: int, isa: str = "") -> NDArray[np.float32]: ...
     @staticmethod
     def rms_norm(
         x: NDArray[np.float32], scale: NDArray[np.float32], eps: float, isa: str = ""

@@ -10,13 +10,15 @@ import tempfile
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 __all__ = ["DiskSpeed", "measure_disk"]
 
-# What an expert's matrix is read in: large, several at a time.
-_REQUEST = 4 << 20
+# As csrc/io/piece_reader.cc reads experts; four times as much at once was a quarter slower here.
+_REQUEST = 1 << 20
+_BUFFER = 8 * _REQUEST
 _READERS = 4
 _SECONDS = 1.5
 _TEMPORARY_BYTES = 256 << 20
@@ -97,10 +99,16 @@ def _direct_reads(descriptor: int, size: int, seconds: float) -> float:
 
     def reader(first: int) -> None:
         nonlocal done
-        with mmap.mmap(-1, _REQUEST) as buffer:  # aligned as direct reads want it
+        # Aligned as direct reads want it, and mostly in huge pages (docs/paging.md).
+        with mmap.mmap(-1, _BUFFER) as buffer, memoryview(buffer) as slots:
+            if hasattr(mmap, "MADV_HUGEPAGE"):
+                with suppress(OSError):
+                    buffer.madvise(mmap.MADV_HUGEPAGE)
             at = first
             while time.perf_counter() - begin < seconds:
-                count = os.preadv(descriptor, [buffer], places[at % len(places)])
+                slot = at // _READERS * _REQUEST % _BUFFER
+                with slots[slot : slot + _REQUEST] as part:
+                    count = os.preadv(descriptor, [part], places[at % len(places)])
                 at += _READERS
                 with lock:
                     done += count

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Divergence",
     "Reference",
+    "divergence_of",
     "kl_divergence",
     "logit_rows",
     "perplexity_of",
@@ -183,6 +184,18 @@ def kl_divergence(
         tally.add(held, logits, targets[first : first + len(logits)], first)
         if progress is not None:
             progress(end)
+    return tally.result()
+
+
+def divergence_of(
+    reference: NDArray[np.float32], logits: NDArray[np.float32], targets: NDArray[np.int32]
+) -> Divergence:
+    """Of logits [n, vocab] from a reference's, whose rows need not be normalised; targets [n]: what followed.
+
+    Raises ModelError for logits that are not numbers.
+    """
+    tally = _Tally()
+    tally.add(reference, logits, targets, 1)
     return tally.result()
 
 

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from pygrok._core import GgufFile, TensorInfo
 
-KV_BYTES = {"f32": 4, "f16": 2, "bf16": 2}  # bytes of one cached number
+# Bytes of one cached number; those of q8_0 come in blocks of 32 with a scale.
+KV_BYTES: dict[str, float] = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}
 
 _MERGED_EXPERTS = re.compile(r"blk\.\d+\.ffn_(gate|up|down)_exps\.weight")
 _EVERY_TOKEN = ("attn_k.weight", "attn_v.weight")  # all that the last layer computes for most of a prompt

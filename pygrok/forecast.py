@@ -1,8 +1,9 @@
 """How fast a model should run on a machine that is described by a few rates. Arithmetic only: pygrok.machine measures.
 
-Decoding reads weights: a token takes the bytes of each type over the rate at which decoding goes through it. What is
-missing in memory comes from the disk meanwhile, so that a token takes the longer of the two times. That is what
-a reader reaches which keeps the disk busy; the kernel's own paging of a mapped file may be slower.
+Decoding reads weights: a token takes the bytes of each type over the rate at which decoding goes through it. All that
+is not experts stays in memory, and so do the experts that fit beside it (docs/paging.md). The others come from the disk
+while experts are computed, so that these take the longer of the two times; during the rest of a layer the disk has at
+most guesses to read.
 """
 
 from __future__ import annotations
@@ -12,6 +13,8 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+from pygrok.memory import needed, usable
 
 if TYPE_CHECKING:
     from pygrok.footprint import Footprint
@@ -27,8 +30,8 @@ __all__ = [
 ]
 
 HIT_RATES = (0.0, 0.25, 0.5, 0.75, 0.9)
-# `pygrok bench -p 512` of two layers of Grok-1's widths: 310 MiB "of its own"; and the pieces of a tokenizer.
-PROCESS_BYTES = 400 << 20
+# Working buffers for 512 rows of Grok-1's widths, which reading a prompt takes; a decoded token takes next to nothing.
+BUFFER_BYTES = 400 << 20
 # The release as a checkpoint (README.md).
 RELEASE_BYTES = 318_000_000_000
 _EXPERT = re.compile(r"blk\.\d+\.ffn_(gate|up|down)(_exps|\.\d+)\.weight")
@@ -61,6 +64,11 @@ class ModelWeights:
     def expert_bytes(self) -> int:
         """Bytes of all experts."""
         return sum(self.experts.values())
+
+    @property
+    def resident_bytes(self) -> int:
+        """Bytes that stay in memory: all that is not experts, of an embedding all rows."""
+        return self.file_bytes - self.expert_bytes
 
     @property
     def share(self) -> float:
@@ -169,19 +177,37 @@ def released_weights(type: str) -> ModelWeights:
 
 def compute_seconds(weights: ModelWeights, machine: Machine, kv_bytes: int = 0) -> float:
     """Of a token with all weights in memory, `kv_bytes` of keys and values being read."""
-    rates = machine.decode
-    seconds = sum(n / rates.get(t, machine.bandwidth) for t, n in weights.token_bytes.items())
+    return _always_seconds(weights, machine, kv_bytes) + _expert_seconds(weights, machine)
+
+
+def _always_seconds(weights: ModelWeights, machine: Machine, kv_bytes: int) -> float:
+    seconds = sum(n / machine.decode.get(t, machine.bandwidth) for t, n in weights.always.items())
     return seconds + kv_bytes / machine.bandwidth
 
 
+def _expert_seconds(weights: ModelWeights, machine: Machine) -> float:
+    rates = machine.decode
+    return weights.share * sum(n / rates.get(t, machine.bandwidth) for t, n in weights.experts.items())
+
+
 def room_for_experts(weights: ModelWeights, machine: Machine, kv_bytes: int) -> int:
-    """Bytes left beside what every token reads, the cache and the process; negative if these do not fit."""
-    return machine.memory - PROCESS_BYTES - kv_bytes - weights.always_bytes
+    """Bytes left beside what stays, the cache and the program, while decoding; negative if these do not fit."""
+    return usable(machine.memory) - kv_bytes - weights.resident_bytes
+
+
+def memory_to_stream(weights: ModelWeights, kv_bytes: int) -> int:
+    """The least memory with which experts can be streamed at all."""
+    return needed(weights.resident_bytes + kv_bytes + BUFFER_BYTES)
+
+
+def memory_for_all(weights: ModelWeights, kv_bytes: int) -> int:
+    """The memory with which everything stays."""
+    return needed(weights.file_bytes + kv_bytes + BUFFER_BYTES)
 
 
 def fits(weights: ModelWeights, machine: Machine, kv_bytes: int) -> bool:
     """Whether the whole file stays in memory."""
-    return weights.file_bytes + kv_bytes + PROCESS_BYTES <= machine.memory
+    return memory_for_all(weights, kv_bytes) <= machine.memory
 
 
 def streamed(weights: ModelWeights, machine: Machine, hit_rate: float, kv_bytes: int = 0) -> Streamed | None:
@@ -189,25 +215,16 @@ def streamed(weights: ModelWeights, machine: Machine, hit_rate: float, kv_bytes:
 
     kv_bytes: of keys and values that a token reads.
     """
-    return _paced(weights, machine, hit_rate, (1 - hit_rate) * weights.routed_bytes, kv_bytes)
-
-
-def thrashing(weights: ModelWeights, machine: Machine, kv_bytes: int = 0) -> Streamed | None:
-    """In memory that cannot hold what every token reads: all of a token's bytes come from the disk."""
-    return _paced(weights, machine, 0.0, weights.routed_bytes + weights.always_bytes, kv_bytes)
-
-
-def _paced(
-    weights: ModelWeights, machine: Machine, hit_rate: float, missed: float, kv_bytes: int
-) -> Streamed | None:
     if machine.disk is None:
         return None
-    seconds = max(compute_seconds(weights, machine, kv_bytes), missed / machine.disk)
+    missed = (1 - hit_rate) * weights.routed_bytes
+    seconds = _always_seconds(weights, machine, kv_bytes)
+    seconds += max(_expert_seconds(weights, machine), missed / machine.disk)
     return Streamed(hit_rate, round(missed), 1 / seconds)
 
 
 def uniform_hit_rate(weights: ModelWeights, machine: Machine, kv_bytes: int) -> float:
-    """What any choice of experts to keep gives if all are used alike and by chance: the part that is in memory."""
+    """What keeping any experts gives if all are used alike and by chance: the part that is in memory."""
     room = max(0, room_for_experts(weights, machine, kv_bytes))
     return min(1.0, room / weights.expert_bytes) if weights.expert_bytes else 1.0
 

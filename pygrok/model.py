@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import importlib.resources
+import math
 import os
 import threading
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
@@ -16,10 +18,12 @@ from numpy.typing import NDArray
 
 from pygrok import _core
 from pygrok.errors import ModelError
+from pygrok.expert_profile import load_profile
 from pygrok.footprint import footprint
 from pygrok.generate import Completion, GenerationChunk, generate, stream
 from pygrok.ids import TokenIds, check_ids
-from pygrok.memory import parse_bytes
+from pygrok.memory import default_memory_limit, parse_bytes
+from pygrok.route_trace import Recorder
 from pygrok.sampling import Sampler, SamplingParams
 from pygrok.session import Session
 from pygrok.tokenizer import Tokenizer
@@ -49,38 +53,68 @@ def load(
     memory_limit: int | str | None = None,
     isa: str | None = None,
     activations: str | None = None,
+    expert_io: str = "auto",
+    lookahead: int | None = None,
+    route_slack: float = 0.0,
+    pin_hot: str | os.PathLike[str] | None = None,
 ) -> Model:
-    """Open a model. The file is mapped, not read: opening takes no longer for a large one.
+    """Open a model. A file that fits the memory limit is mapped, not read: opening takes no longer for a large one.
+
+    Of a larger one, what every token needs is read now; experts come when they are routed (docs/paging.md).
 
     path: a .gguf file, the first of its splits, or None for the model in the package.
     threads: None uses all that this process may use.
     context: positions a session may hold; None is the model's own limit.
-    kv_type: type of the key/value cache: "f32", "f16", "bf16".
-    memory_limit: ceiling for the key/value caches and working buffers, in bytes or as "64GiB". Weights stay
-        in the file's mapping and are not counted.
+    kv_type: type of the key/value cache: "f32", "f16", "bf16", or "q8_0", about half of f16, for heads that are a
+        multiple of 32 (Grok-1's are 128).
+    memory_limit: ceiling for weights, key/value caches and working buffers together, in bytes or as "64GiB". None is
+        what the machine, or the control group of this process, leaves free, less a margin.
     isa: instruction set of the kernels; None is $PYGROK_ISA, else the best that this processor has.
     activations: precision in products with quantized weights, "int8", "int16" or "int24": one, two or three int8 per
         value. int8 is fastest in prefill, int24 as good as f32; decoding waits for memory and is as fast with each.
         None is int24 for q8_0 weights, which hold the release exactly, else int8.
 
-    Raises OSError, FormatError (damaged file), ModelError (not a model this engine runs), ValueError (an
-    option).
+    expert_io: how experts come into memory. "auto": mapped if all fits the limit, else the faster of direct and
+        buffered reads. "map" maps always, "direct" and "buffered" always read into memory of their own.
+    lookahead: layers ahead whose experts are predicted and read early; 0 for none, None for the default.
+    route_slack: above 0, an expert that is not in memory gives way to one that is, if that one's probability is at
+        least (1 - route_slack) times its own; never the most probable. Changes results; 0 is off.
+    pin_hot: a profile of experts that `pygrok experts --save-hot` wrote, read before the first token.
+
+    Raises OSError, FormatError (damaged file), ModelError (not a model this engine runs), MemoryLimit (the limit is
+    below what the model needs at least), ValueError (an option).
     """
-    for name, value in (("threads", threads), ("context", context)):
-        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} is {value!r}: it must be a whole number, 1 or above, or None")
-    for name, text in (("kv_type", kv_type), ("isa", isa), ("activations", activations)):
-        if not isinstance(text, str) and (text is not None or name == "kv_type"):
+    for name, value in (("threads", threads), ("context", context), ("lookahead", lookahead)):
+        least = 0 if name == "lookahead" else 1
+        if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < least):
+            raise ValueError(f"{name} is {value!r}: it must be a whole number, {least} or above, or None")
+    for name, text in (
+        ("kv_type", kv_type),
+        ("isa", isa),
+        ("activations", activations),
+        ("expert_io", expert_io),
+    ):
+        if not isinstance(text, str) and (text is not None or name in ("kv_type", "expert_io")):
             raise ValueError(f"{name} is {text!r}: it must be a name")
+    if (
+        isinstance(route_slack, bool)
+        or not isinstance(route_slack, int | float)
+        or not 0 <= route_slack < math.inf
+    ):
+        raise ValueError(f"route_slack is {route_slack!r}: it must be a number, 0 (off) or above")
     name = os.fspath(default_model_path() if path is None else path)
     engine = _core.Engine(
         name,
         threads=threads or 0,
         context=context or 0,
         kv_type=kv_type,
-        memory_limit=0 if memory_limit is None else parse_bytes(memory_limit),
+        memory_limit=default_memory_limit() if memory_limit is None else parse_bytes(memory_limit),
         isa=isa or "",
         activations=activations or "",
+        expert_io=expert_io,
+        lookahead=-1 if lookahead is None else lookahead,
+        route_slack=route_slack,
+        pin_hot=[] if pin_hot is None else load_profile(pin_hot),
     )
     return Model(engine, _core.GgufFile(name))
 
@@ -96,6 +130,7 @@ class Model:
         """The file (the first of its splits)."""
         self._lock = threading.Lock()
         self._tokenizer: Tokenizer | None = None
+        self._recorder: Recorder | None = None
         self.config = engine.config
         """Hyperparameters; `config.vocab` is the number of logits."""
         self.context: int = engine.context
@@ -179,6 +214,7 @@ class Model:
             "kv_type": engine.kv_type,
             "kv_bytes_per_position": engine.kv_block_bytes // 64,
             "memory_used": engine.memory_used,
+            "paging": engine.paging(),
         }
 
     def session(self, path: str | os.PathLike[str] | None = None) -> Session:
@@ -216,7 +252,9 @@ class Model:
             raise ValueError("a session stands in the batch twice: join its ids")
         if not batch:
             return []
-        return engine.feed([session._core for session, _ in batch], arrays, logits, observer)
+        result = engine.feed([session._core for session, _ in batch], arrays, logits, observer)
+        self._record()
+        return result
 
     def prefill(self, session: Session, ids: TokenIds) -> None:
         """Append ids to a session without computing logits. Raises as `Session.feed`."""
@@ -282,7 +320,32 @@ class Model:
         if len(array) < 2:
             raise ValueError(f"ids has {len(array)} tokens: scoring needs at least 2")
         engine = self.engine
-        return engine.score(engine.new_session(), array)
+        result = engine.score(engine.new_session(), array)
+        self._record()
+        return result
+
+    @contextmanager
+    def trace(self, path: str | os.PathLike[str], *, probabilities: bool = False) -> Iterator[None]:
+        """Write which experts every token is routed to into a file while the block runs; see `pygrok experts`.
+
+        probabilities: of all experts, too: four bytes for each of them and layer, beside one for each that is used.
+
+        The file appears when the block is left, also by an exception, with what was computed until then;
+        `pygrok.route_trace.read_trace` reads it. Raises OSError, ModelError if a trace is being written already.
+        """
+        if self._recorder is not None:
+            raise ModelError(f"{self.path}: a trace is being written already: end it first")
+        recording = Recorder.recording(self.engine, self.file, path, probabilities=probabilities)
+        with recording as self._recorder:
+            try:
+                yield
+            finally:
+                self._recorder = None
+
+    def _record(self) -> None:
+        recorder = self._recorder
+        if recorder is not None:
+            recorder.drain()
 
     def stream(
         self,

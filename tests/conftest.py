@@ -122,5 +122,19 @@ def tiny_models(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) 
 
 
 @pytest.fixture(scope="session")
+def wide_heads(tiny_tokenizer: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random f32 model with heads of 32, which every kv_type fits."""
+    from checkpoints import make_checkpoint
+
+    from pygrok.quantize import convert
+
+    folder = tmp_path_factory.mktemp("wide")
+    sizes = {"embedding": 64, "heads": 6, "kv_heads": 2, "head_size": 32}
+    source = make_checkpoint(folder / "checkpoint", vocabulary=400, context=4096, **sizes)
+    convert(source, folder / "wide.gguf", type="f32", tokenizer=tiny_tokenizer)
+    return folder / "wide.gguf"
+
+
+@pytest.fixture(scope="session")
 def tiny_model(tiny_models: dict[str, Path]) -> Path:
     return tiny_models["q8_0"]

@@ -68,7 +68,8 @@ def test_a_build_without_a_model_says_so(monkeypatch: pytest.MonkeyPatch, tmp_pa
         ({"context": -1}, "context is -1"),
         ({"context": True}, "context is True"),
         ({"memory_limit": "much"}, "memory_limit is 'much'"),
-        ({"kv_type": "f8"}, "f8.*f32.*f16"),
+        ({"kv_type": "f8"}, "f8.*f32.*f16.*q8_0"),
+        ({"kv_type": "q8_0"}, r"tiny-q8_0\.gguf: kv_type 'q8_0'.*blocks of 32.*heads have \d+: choose f32"),
         ({"isa": "mmx"}, "mmx.*scalar"),
     ],
 )

@@ -17,7 +17,7 @@ from cli_helpers import TEXT, assert_one_line, outcome, start
 import pygrok
 from pygrok.cli import ui
 
-COMMANDS = ["chat", "generate", "info", "bench", "perplexity", "imatrix"]
+COMMANDS = ["chat", "generate", "info", "bench", "experts", "perplexity", "imatrix"]
 GREEDY = ["--temperature", "0", "-n", "12"]
 
 
@@ -215,7 +215,9 @@ def test_info_json_describes_the_file(tiny_model: Path) -> None:
     experts = sum(int(t.n_bytes) for t in reader.tensors if "_exps" in t.name)
     others = sum(int(t.n_bytes) for t in reader.tensors if "_exps" not in t.name)
     assert result["bytes_per_token"] == others + experts * config.experts_used // config.experts
-    assert result["kv_bytes"]["f16"]["77"] == 77 * config.layers * 2 * config.kv_heads * config.head_size * 2
+    cached = 77 * config.layers * 2 * config.kv_heads * config.head_size
+    assert result["kv_bytes"]["f16"]["77"] == 2 * cached
+    assert result["kv_bytes"]["q8_0"]["77"] == cached * 34 // 32
     assert result["runnable"] is True
     assert result["tokenizer"]["pieces"] == config.vocab
 

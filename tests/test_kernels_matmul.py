@@ -31,8 +31,8 @@ def activations(n: int, k: int, seed: int = 1) -> NDArray[np.float32]:
 
 
 def rounded(x: NDArray[np.float32], kind: str, isa: str) -> NDArray[np.float32]:
-    """The activations as the table takes them: avx512_bf16 rounds them for bfloat16 weights."""
-    if kind == "bf16" and isa == "avx512_bf16":
+    """The activations as the table takes them: with BF16 dot products, rounded for bfloat16 weights."""
+    if kind == "bf16" and isa in ("avx512_bf16", "avx512_amx"):
         return x.astype(ml_dtypes.bfloat16).astype(np.float32)
     return x
 

@@ -118,6 +118,17 @@ def test_matmul_is_the_same_bits_everywhere(kind: str, isa: str) -> None:
         np.testing.assert_array_equal(split, reference[:, first:last])
 
 
+def test_many_tokens_are_the_same_bits(kind: str, isa: str) -> None:
+    """More tokens than are packed, tiled or chunked together, and rows that end in the middle of a tile."""
+    k = 512
+    data = random_blocks(kind, 69, k)
+    x = activations(301, k)
+    together = _core.kernels.matmul(kind, data, x, isa)
+    for first in range(0, 301, 43):
+        alone = _core.kernels.matmul(kind, data, x[first : first + 43], "scalar")
+        np.testing.assert_array_equal(together[first : first + 43], alone)
+
+
 @pytest.mark.parametrize("n", [1, 14])
 def test_every_code_against_every_activation(kind: str, isa: str, n: int) -> None:
     """All codes in every place, times the largest activations of both signs: nothing saturates on the way."""

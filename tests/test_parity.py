@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from reference_model import mean_kl
+from reference_model import ReferenceModel, mean_kl
 
 import pygrok
 
@@ -98,3 +98,17 @@ def test_noise_of_types_and_options(
     with pygrok.load(converted(reference[0], kind), isa=isa, **{"kv_type": "f32", **options}) as model:
         logits = model.logits(reference[1]["tokens_0"])
     assert mean_kl(reference[1]["logits_f32_0"], logits) < limit
+
+
+@pytest.mark.parametrize(
+    ("kv_type", "near", "far"),
+    [("f32", 0, 1e-9), ("f16", 0, 1e-6), ("bf16", 1e-8, 1e-4), ("q8_0", 1e-8, 1e-4)],
+)
+def test_kv_types_against_plain_numpy(
+    wide_heads: Path, isa: str, kv_type: str, near: float, far: float
+) -> None:
+    """The noise of each type is there, and small."""
+    ids = np.random.default_rng(3).integers(3, 400, 24)
+    expected = ReferenceModel(wide_heads).logits(ids)
+    with pygrok.load(wide_heads, kv_type=kv_type, isa=isa) as model:
+        assert near <= mean_kl(expected, model.logits(ids)) < far

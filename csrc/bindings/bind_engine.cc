@@ -3,13 +3,14 @@
 #include <pybind11/numpy.h>
 #include <pybind11/stl.h>
 
-#include <chrono>
 #include <memory>
 #include <string>
 #include <vector>
 
 #include "bindings/bind_gguf.h"
 #include "bindings/bind_observer.h"
+#include "bindings/bind_paging.h"
+#include "bindings/signal_poll.h"
 #include "io/tensor_type.h"
 #include "model/engine.h"
 #include "util/cpus.h"
@@ -21,23 +22,6 @@ namespace {
 
 using Ids = py::array_t<int32_t, py::array::c_style>;
 using Floats = py::array_t<float>;
-
-// Lets Ctrl-C through while the GIL is released: asks Python for pending signals, but not so often that
-// waiting for the GIL of a busy program would slow a small model down.
-class SignalPoll {
- public:
-  void operator()() {
-    const auto now = std::chrono::steady_clock::now();
-    if (now < next_) return;
-    next_ = now + std::chrono::milliseconds(50);
-    py::gil_scoped_acquire gil;
-    if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-  }
-
- private:
-  std::chrono::steady_clock::time_point next_ =
-      std::chrono::steady_clock::now() + std::chrono::milliseconds(50);
-};
 
 std::span<const int32_t> View(const Ids& ids) {
   if (ids.ndim() != 1) throw std::invalid_argument("ids must have one dimension");
@@ -151,16 +135,28 @@ void BindEngine(py::module_& m) {
 
   BindObserver(m);
 
-  py::class_<Engine, std::shared_ptr<Engine>>(m, "Engine")
+  py::class_<Engine, std::shared_ptr<Engine>> engine_class(m, "Engine");
+  BindPaging(engine_class);
+  engine_class
       .def(py::init([](const py::object& path_like, int threads, size_t context, const std::string& kv_type,
-                       size_t memory_limit, const std::string& isa, const std::string& activations) {
+                       size_t memory_limit, const std::string& isa, const std::string& activations,
+                       const std::string& expert_io, int lookahead, double route_slack,
+                       const std::vector<std::pair<size_t, size_t>>& pin_hot, size_t piece_bytes) {
              const std::string path = FsPath(path_like);
+             const EngineOptions options = {threads,
+                                            context,
+                                            kv_type,
+                                            memory_limit,
+                                            isa,
+                                            activations,
+                                            {expert_io, lookahead, route_slack, pin_hot, piece_bytes}};
              py::gil_scoped_release release;
-             return std::make_shared<Engine>(
-                 path, EngineOptions{threads, context, kv_type, memory_limit, isa, activations});
+             return std::make_shared<Engine>(path, options, SignalPoll());
            }),
            py::arg("path"), py::kw_only(), py::arg("threads"), py::arg("context"), py::arg("kv_type"),
-           py::arg("memory_limit"), py::arg("isa"), py::arg("activations"))
+           py::arg("memory_limit"), py::arg("isa"), py::arg("activations"), py::arg("expert_io") = "auto",
+           py::arg("lookahead") = -1, py::arg("route_slack") = 0.0,
+           py::arg("pin_hot") = std::vector<std::pair<size_t, size_t>>(), py::arg("piece_bytes") = 0)
       .def_property_readonly("config", [](const Engine& engine) { return engine.config(); })
       .def_property_readonly("isa", &Engine::isa)
       .def_property_readonly("threads", &Engine::threads)

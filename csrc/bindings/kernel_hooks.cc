@@ -6,12 +6,15 @@
 #include <algorithm>
 #include <chrono>
 #include <cstring>
+#include <numeric>
 #include <stdexcept>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "bindings/attention_hooks.h"
 #include "kernels/registry.h"
+#include "model/kv_cache.h"
 #include "util/aligned.h"
 #include "util/thread_pool.h"
 
@@ -60,16 +63,11 @@ void RequireRows(const TensorTypeInfo& info, const Raw& data, size_t k) {
   RequireSize(Size(data, 1), RowBytes(info.type, k), "bytes of a row");
 }
 
-struct KvFormat {
-  KvType type;
-  size_t bytes;
-};
-
-KvFormat KvNamed(const std::string& name) {
-  if (name == "f32") return {KvType::kF32, 4};
-  if (name == "f16") return {KvType::kF16, 2};
-  if (name == "bf16") return {KvType::kBf16, 2};
-  throw std::invalid_argument("unknown KV type '" + name + "'; choose one of: f32, f16, bf16");
+// A cache of one layer with one head of d values.
+KvLayout HeadLayout(const std::string& kv_type, size_t d) {
+  const KvType type = ParseKvType(kv_type);
+  RequireHeadSize(type, d, "d");
+  return {type, 1, 1, d};
 }
 
 Floats DequantizeRows(const std::string& type, const Raw& data, size_t columns, const std::string& isa) {
@@ -212,13 +210,13 @@ py::array_t<uint8_t> PrepareHook(const std::string& format, const Floats& x, con
 std::pair<Floats, Floats> Attend(const std::string& kv_type, const Floats& q, const Raw& k, const Raw& v,
                                  const std::vector<size_t>& visible, float cap, const std::string& isa) {
   const KernelTable& kernels = SelectTable(isa);
-  const KvFormat format = KvNamed(kv_type);
   RequireDimensions(q, "q", 2);
   RequireDimensions(k, "k", 2);
   RequireDimensions(v, "v", 2);
   const size_t n_q = Size(q, 0), d = Size(q, 1), positions = Size(k, 0);
-  RequireSize(Size(k, 1), d * format.bytes, "bytes of a key");
-  RequireSize(Size(v, 1), d * format.bytes, "bytes of a value");
+  const KvLayout layout = HeadLayout(kv_type, d);
+  RequireSize(Size(k, 1), layout.vector_bytes(), "bytes of a key");
+  RequireSize(Size(v, 1), layout.vector_bytes(), "bytes of a value");
   RequireSize(Size(v, 0), positions, "number of values");
   RequireSize(visible.size(), n_q, "length of visible");
   if (positions > kKvBlockPositions) throw std::invalid_argument("at most 64 positions");
@@ -226,35 +224,48 @@ std::pair<Floats, Floats> Attend(const std::string& kv_type, const Floats& q, co
     throw std::invalid_argument("visible must not exceed the number of positions");
   }
   if (!(cap > 0 && cap <= kMaxSoftCap)) throw std::invalid_argument("cap must be above 0 and at most 60");
-  std::vector<float> acc(n_q * d + kGuardFloats), sum(n_q + kGuardFloats);
-  FillGuard(acc.data() + n_q * d, kGuardFloats * sizeof(float));
-  FillGuard(sum.data() + n_q, kGuardFloats * sizeof(float));
-  kernels.kv[static_cast<size_t>(format.type)].attend({.q = q.data(),
+  // What the run holds beyond the given positions is NaN, also as a scale.
+  const AlignedBuffer<std::byte> keys(layout.run_bytes()), values(layout.run_bytes());
+  std::memset(keys.data(), 0xff, layout.run_bytes());
+  std::memset(values.data(), 0xff, layout.run_bytes());
+  for (size_t i = 0; i < positions; ++i) {
+    layout.PutKey(BytesOf(k) + i * layout.vector_bytes(), i, keys.data());
+    layout.PutValue(BytesOf(v) + i * layout.vector_bytes(), i, values.data());
+  }
+  const size_t stride = RoundUp(d, kAccMultiple);
+  std::vector<float> acc(n_q * stride + kGuardFloats), sum(n_q * kWeightSums + kGuardFloats);
+  FillGuard(acc.data() + n_q * stride, kGuardFloats * sizeof(float));
+  FillGuard(sum.data() + n_q * kWeightSums, kGuardFloats * sizeof(float));
+  kernels.kv[static_cast<size_t>(layout.type)].attend({.q = q.data(),
                                                        .n_q = n_q,
-                                                       .k = k.data(),
-                                                       .v = v.data(),
+                                                       .k = keys.data(),
+                                                       .v = values.data(),
                                                        .d = d,
+                                                       .next_k = nullptr,
                                                        .visible = visible.data(),
-                                                       .positions = positions,
                                                        .cap = cap,
                                                        .acc = acc.data(),
+                                                       .acc_stride = stride,
                                                        .sum = sum.data()});
-  CheckGuard(acc.data() + n_q * d, kGuardFloats * sizeof(float), "its output");
-  CheckGuard(sum.data() + n_q, kGuardFloats * sizeof(float), "its sums");
+  CheckGuard(acc.data() + n_q * stride, kGuardFloats * sizeof(float), "its output");
+  CheckGuard(sum.data() + n_q * kWeightSums, kGuardFloats * sizeof(float), "its sums");
   Floats acc_out({n_q, d}), sum_out(static_cast<py::ssize_t>(n_q));
-  std::copy(acc.begin(), acc.begin() + static_cast<std::ptrdiff_t>(n_q * d), acc_out.mutable_data());
-  std::copy(sum.begin(), sum.begin() + static_cast<std::ptrdiff_t>(n_q), sum_out.mutable_data());
+  for (size_t i = 0; i < n_q; ++i) {
+    std::copy_n(acc.data() + i * stride, d, acc_out.mutable_data() + i * d);
+    sum_out.mutable_data()[i] =
+        std::accumulate(sum.data() + i * kWeightSums, sum.data() + (i + 1) * kWeightSums, 0.0f);
+  }
   return {acc_out, sum_out};
 }
 
 py::array_t<uint8_t> KvStore(const std::string& kv_type, const Floats& x, const std::string& isa) {
-  const KvFormat format = KvNamed(kv_type);
-  const KernelTable& kernels = SelectTable(isa);
   RequireDimensions(x, "x", 1);
-  const size_t bytes = Size(x, 0) * format.bytes;
+  const KvLayout layout = HeadLayout(kv_type, Size(x, 0));
+  const KernelTable& kernels = SelectTable(isa);
+  const size_t bytes = layout.vector_bytes();
   std::vector<uint8_t> out(bytes + kGuardBytes);
   FillGuard(out.data() + bytes, kGuardBytes);
-  kernels.kv[static_cast<size_t>(format.type)].store(x.data(), Size(x, 0), out.data());
+  kernels.kv[static_cast<size_t>(layout.type)].store(x.data(), Size(x, 0), out.data());
   CheckGuard(out.data() + bytes, kGuardBytes, "its output");
   return py::array_t<uint8_t>(static_cast<py::ssize_t>(bytes), out.data());
 }
@@ -270,14 +281,13 @@ Floats Guarded(size_t n, const float* initial, const Kernel& kernel) {
   return Floats(static_cast<py::ssize_t>(n), out.data());
 }
 
-Floats KvLoad(const std::string& kv_type, const Raw& data, const std::string& isa) {
-  const KvFormat format = KvNamed(kv_type);
+Floats KvLoad(const std::string& kv_type, const Raw& data, size_t n, const std::string& isa) {
+  const KvLayout layout = HeadLayout(kv_type, n);
   const KernelTable& kernels = SelectTable(isa);
   RequireDimensions(data, "data", 1);
-  if (Size(data, 0) % format.bytes != 0) throw std::invalid_argument("data must hold whole values");
-  const size_t n = Size(data, 0) / format.bytes;
+  RequireSize(Size(data, 0), layout.vector_bytes(), "bytes of data");
   return Guarded(n, nullptr,
-                 [&](float* out) { kernels.kv[static_cast<size_t>(format.type)].load(data.data(), n, out); });
+                 [&](float* out) { kernels.kv[static_cast<size_t>(layout.type)].load(data.data(), n, out); });
 }
 
 Floats RmsNorm(const Floats& x, const Floats& scale, float eps, const std::string& isa) {
@@ -339,13 +349,14 @@ void BindKernelHooks(py::module_& m) {
   hooks.def("attend", &Attend, py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),
             py::arg("visible"), py::arg("cap"), isa);
   hooks.def("kv_store", &KvStore, py::arg("kv_type"), py::arg("x"), isa);
-  hooks.def("kv_load", &KvLoad, py::arg("kv_type"), py::arg("data"), isa);
+  hooks.def("kv_load", &KvLoad, py::arg("kv_type"), py::arg("data"), py::arg("n"), isa);
   hooks.def("rms_norm", &RmsNorm, py::arg("x"), py::arg("scale"), py::arg("eps"), isa);
   hooks.def("gelu_mul", &GeluMul, py::arg("gate"), py::arg("up"), isa);
   hooks.def("axpy", &Axpy, py::arg("weight"), py::arg("x"), py::arg("acc"), isa);
   hooks.def("rope", &Rope, py::arg("x"), py::arg("cos"), py::arg("sin"), isa);
   hooks.def("softmax", &Softmax, py::arg("x"), isa);
   hooks.def("log_sum_exp", &LogSumExp, py::arg("x"), isa);
+  BindAttentionHooks(hooks);
 }
 
 }  // namespace pygrok

@@ -3,6 +3,7 @@
 
 #include "bindings/bind_calibrate.h"
 #include "bindings/bind_engine.h"
+#include "bindings/bind_expert_store.h"
 #include "bindings/bind_gguf.h"
 #include "bindings/bind_kernels.h"
 #include "bindings/bind_mapped_file.h"
@@ -17,6 +18,7 @@ PYBIND11_MODULE(_core, m) {
   pygrok::BindGguf(m);
   pygrok::BindKernels(m);
   pygrok::BindEngine(m);
+  pygrok::BindExpertStore(m);
   pygrok::BindQuantize(m);
   pygrok::BindCalibrate(m);
 }

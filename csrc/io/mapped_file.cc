@@ -36,10 +36,10 @@ class Descriptor {
   throw std::system_error(errno, std::generic_category(), Printable(path) + ": cannot " + action);
 }
 
-int OpenReadOnly(const std::string& path) {
+int OpenReadOnly(const std::string& path, int more = 0) {
   // Without O_NONBLOCK the open of a FIFO waits for a writer.
   for (;;) {
-    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY);
+    const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK | O_NOCTTY | more);
     if (fd >= 0 || errno != EINTR) return fd;
   }
 }
@@ -107,6 +107,17 @@ void MappedFile::ThrowUnreadable() const {
   throw FormatError(Printable(path_) +
                     ": part of it could not be read while in use, since the file was changed or its disk "
                     "fails: put the file right, then load it again");
+}
+
+int MappedFile::OpenAgain(bool direct) const {
+  const int fd = OpenReadOnly(path_, direct ? O_DIRECT : 0);
+  if (fd < 0 && direct && errno == EINVAL) return -1;
+  if (fd < 0) ThrowErrno(path_, "open");
+  struct stat status;
+  const bool known = fstat(fd, &status) == 0;
+  if (known && status.st_dev == device_ && status.st_ino == inode_) return fd;
+  close(fd);
+  throw FormatError(Printable(path_) + ": was replaced while it was opened: load it again");
 }
 
 void MappedFile::Advise(size_t offset, size_t length, Access access) const {

@@ -35,12 +35,18 @@ class MappedFile {
     if (guard_.broken()) ThrowUnreadable();
   }
 
+  // Throws that FormatError: for who finds by other means that the file cannot be read.
+  [[noreturn]] void ThrowUnreadable() const;
+
+  // A new descriptor of the mapped file, for reads that bypass the mapping; with `direct`, also the system's
+  // cache. Returns -1 where the file system refuses direct reads. Throws std::system_error, FormatError if
+  // the path names another file by now.
+  int OpenAgain(bool direct) const;
+
   // A hint about [offset, offset + length); rounded to pages inwards or outwards as is safe; never fails.
   void Advise(size_t offset, size_t length, Access access) const;
 
  private:
-  [[noreturn]] void ThrowUnreadable() const;
-
   std::string path_;
   const std::byte* data_ = nullptr;
   size_t size_ = 0;

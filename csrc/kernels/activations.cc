@@ -5,16 +5,25 @@
 
 namespace pygrok {
 
-size_t ActivationRowBytes(ActivationFormat format, size_t k) {
+namespace {
+
+size_t ValueBytes(ActivationFormat format, size_t k) {
   switch (format) {
     case ActivationFormat::kF32:
-      return RoundUp(k * sizeof(float), kCacheLine);
+      return k * sizeof(float);
     case ActivationFormat::kBf16:
-      return RoundUp(k * sizeof(uint16_t), kCacheLine);
+      return k * sizeof(uint16_t);
     case ActivationFormat::kQ8:
       break;
   }
-  return RoundUp(k / kBlockValues * sizeof(ActivationBlock), kCacheLine);
+  return k / kBlockValues * sizeof(ActivationBlock);
+}
+
+}  // namespace
+
+// An odd number of cache lines: else the same block of many rows would share few sets of the caches.
+size_t ActivationRowBytes(ActivationFormat format, size_t k) {
+  return ((ValueBytes(format, k) + kCacheLine - 1) / kCacheLine | 1) * kCacheLine;
 }
 
 }  // namespace pygrok

@@ -1,5 +1,5 @@
 // The part of the vocabulary (simd_scalar.h, which includes this) that unpacks codebook and ternary types, in
-// portable C++: the reference for codewords_avx2.h and codewords_avx512.h.
+// portable C++: the reference for the other codewords_*.h.
 #pragma once
 
 namespace pygrok {

@@ -8,6 +8,9 @@ struct CpuFeatures {
   bool avx512 = false;       // F, BW, DQ, VL, and all of avx2
   bool avx512_vnni = false;  // and avx512
   bool avx512_bf16 = false;  // and avx512_vnni
+  bool avx512_amx = false;   // AMX-TILE and AMX-INT8, granted by the system, and avx512_bf16
+  bool neon_dotprod = false;
+  bool neon_i8mm = false;  // and neon_dotprod
 };
 
 const CpuFeatures& HostCpu();

@@ -24,8 +24,9 @@ enum class ActivationFormat : uint8_t {
   kQ8,    // int8 in blocks of 32 with an f32 scale each, see activations.h
 };
 
-// Cache format of keys and values.
-enum class KvType : uint8_t { kF32, kF16, kBf16 };
+// Cache format of keys and values. kQ8_0: blocks of 32 values along the head, as GGUF's Q8_0.
+enum class KvType : uint8_t { kF32, kF16, kBf16, kQ8_0 };
+inline constexpr size_t kKvTypes = 4;
 
 inline constexpr size_t kRowTile = 64;               // model code splits weight rows at multiples of this
 inline constexpr size_t kScratchBytes = 256 * 1024;  // per worker, for unpacked panels
@@ -50,27 +51,36 @@ struct WeightKernels {
   void (*dequantize)(const std::byte* row, size_t k, float* out);
 };
 
-// Some query vectors of one key/value head against one run of cached positions, added to running sums:
+inline constexpr size_t kKvBlockPositions = 64;
+inline constexpr float kMaxSoftCap = 60.0f;
+inline constexpr size_t kWeightSums = 16;   // partial sums that attend keeps for a query
+inline constexpr size_t kAccMultiple = 16;  // rows of its outputs are padded to a multiple of this
+
+// Some query vectors of one key/value head against one run of kKvBlockPositions cached positions, added to
+// running sums:
 //   p = exp(cap * tanh(q.k / cap)); acc[i] += p * v; sum[i] += p
 // No running maximum: the soft cap bounds every score (|score| <= cap <= 60), so exp neither overflows nor
-// vanishes in f32, and runs simply add up. The caller divides acc by sum at the end.
+// vanishes in f32, and runs simply add up. The caller divides acc by the total of sum at the end.
+//
+// Keys lie transposed, k[d][64]; values v[64][d]. kQ8_0: groups of 32 dimensions, each the 64 scales (half)
+// of the positions, then 64 x 32 codes in pieces of 64: a piece of k is a dimension, a piece of v two
+// positions; byte 4 r + b of a piece is its code 16 b + r.
 struct AttendArgs {
   const float* q;  // [n_q][d], already multiplied by the attention scale
   size_t n_q;
-  const void* k;  // [positions][d]
-  const void* v;  // [positions][d]
-  size_t d;
-  const size_t* visible;  // [n_q]: query i sees the first visible[i] positions of the run (may be 0)
-  size_t positions;       // at most kKvBlockPositions
+  const void* k;
+  const void* v;
+  size_t d;               // for kQ8_0 a multiple of 32
+  const void* next_k;     // keys of the run that is asked for next, which are brought near; may be nullptr
+  const size_t* visible;  // [n_q]: query i sees the first visible[i] <= 64 positions of the run (may be 0)
   float cap;
-  float* acc;  // [n_q][d]
-  float* sum;  // [n_q]
+  float* acc;         // [n_q][acc_stride]; what follows the d values of a row may change
+  size_t acc_stride;  // at least d, a multiple of kAccMultiple
+  float* sum;         // [n_q][kWeightSums], whose total is meant
 };
 
-inline constexpr size_t kKvBlockPositions = 64;
-inline constexpr float kMaxSoftCap = 60.0f;
-
 struct KvKernels {
+  // Vectors of n values by themselves, as they are saved: n values, or for kQ8_0 n / 32 blocks of GGUF's.
   void (*store)(const float* x, size_t n, void* out);  // rounds to nearest even
   void (*load)(const void* x, size_t n, float* out);
   void (*attend)(const AttendArgs& args);
@@ -81,7 +91,7 @@ struct KernelTable {
   const char* description;
 
   WeightKernels weights[kTensorTypeLimit];  // by TensorType number
-  KvKernels kv[3];                          // by KvType
+  KvKernels kv[kKvTypes];                   // by KvType
 
   // x[k] f32 -> one activation row. k is a multiple of 32 for kQ8.
   void (*prepare)(ActivationFormat format, const float* x, size_t k, std::byte* out);

@@ -1,4 +1,4 @@
-// Float weights times float activations, and the tile of dot products that attention shares.
+// Float weights times float activations.
 // Include after formats.inl.h.
 //
 // An output has one vector of partial sums, filled along k in rising order and then summed in the one order

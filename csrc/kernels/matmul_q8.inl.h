@@ -1,18 +1,18 @@
 // Quantized weights times int8 activations. Include after the codecs.
 //
 // Few tokens: matmul_decode.inl.h. Many tokens: kChunkBlocks blocks of several rows are unpacked into panels,
-// which all tokens then go past.
+// which all tokens then go past; the same blocks of all rows come first, while the tokens' are near.
 #pragma once
 
 #include "kernels/matmul_decode.inl.h"
+#ifdef PYGROK_AMX
+#include "kernels/matmul_amx.inl.h"
+#endif
 
 namespace pygrok {
 namespace {
 
-#ifndef NB
-#define NB 24
-#endif
-constexpr size_t kNearBlocks = NB;
+#ifndef PYGROK_AMX  // which has its own
 
 // P panels in scratch times all tokens.
 template <size_t P, class Panel>
@@ -23,13 +23,14 @@ void MultiplyPanels(const Panel* panels, size_t tokens, const Tile& all) {
     Tile tile = all;
     tile.activations += t * all.activation_stride;
     tile.out += t * all.out_stride;
-    AccumulateTokens<P, kTileTokens>(tokens * (i + 1) / tiles - t, panels, kNearBlocks, tile);
+    AccumulateTokens<P, kTileTokens>(tokens * (i + 1) / tiles - t, panels, kChunkBlocks, tile);
   }
 }
 
 // Blocks [b, b + count) of all rows.
 template <class Codec>
-void MultiplyChunk(const MatmulArgs& args, size_t b, size_t count, size_t activation_stride, Scratch* scratch) {
+void MultiplyChunk(const MatmulArgs& args, size_t b, size_t count, size_t activation_stride,
+                   Scratch* scratch) {
   constexpr size_t kStep = kPanelsTogether * kLanes;
   auto* const panels = reinterpret_cast<typename Codec::Panel*>(scratch->panels);
   for (size_t row = 0; row < args.rows; row += kStep) {
@@ -38,7 +39,7 @@ void MultiplyChunk(const MatmulArgs& args, size_t b, size_t count, size_t activa
       const std::byte* first = args.weights + (row + r) * args.row_bytes + BytesOf<Codec>(b);
       const Rows from =
           CompleteRows<Codec>({first, args.row_bytes}, Fewer(kLanes, rows - r), count, scratch->rows);
-      UnpackPanel<Codec>(from, count, panels + r / kLanes * kNearBlocks);
+      UnpackPanel<Codec>(from, count, panels + r / kLanes * kChunkBlocks);
     }
     const Tile tile = {args.activations + b * sizeof(ActivationBlock),
                        activation_stride,
@@ -56,17 +57,24 @@ void MultiplyChunk(const MatmulArgs& args, size_t b, size_t count, size_t activa
 }
 
 template <class Codec>
+void MultiplyManyTokens(const MatmulArgs& args, size_t activation_stride) {
+  auto* const scratch = reinterpret_cast<Scratch*>(args.scratch);
+  const size_t blocks = args.k / kBlockValues;
+  for (size_t b = 0; b < blocks; b += kChunkBlocks) {
+    MultiplyChunk<Codec>(args, b, Fewer(kChunkBlocks, blocks - b), activation_stride, scratch);
+  }
+}
+
+#endif
+
+template <class Codec>
 void MatmulQ8(const MatmulArgs& args) {
   if (args.n == 0) return;
   const size_t stride = ActivationRowBytes(ActivationFormat::kQ8, args.k);
-  Scratch* scratch = reinterpret_cast<Scratch*>(args.scratch);
   if (args.n <= kDirectTokens) {
-    MultiplyStreams<Codec>(args, stride, scratch);
+    MultiplyStreams<Codec>(args, stride, reinterpret_cast<Scratch*>(args.scratch));
   } else {
-    const size_t blocks = args.k / kBlockValues;
-    for (size_t b = 0; b < blocks; b += kNearBlocks) {
-      MultiplyChunk<Codec>(args, b, Fewer(kNearBlocks, blocks - b), stride, scratch);
-    }
+    MultiplyManyTokens<Codec>(args, stride);
   }
 }
 

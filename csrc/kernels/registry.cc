@@ -23,6 +23,11 @@ constexpr Entry kEntries[] = {
     {&kAvx512Table, [](const CpuFeatures& cpu) { return cpu.avx512; }},
     {&kAvx512VnniTable, [](const CpuFeatures& cpu) { return cpu.avx512_vnni; }},
     {&kAvx512Bf16Table, [](const CpuFeatures& cpu) { return cpu.avx512_bf16; }},
+    {&kAvx512AmxTable, [](const CpuFeatures& cpu) { return cpu.avx512_amx; }},
+#elif defined(__aarch64__)
+    {&kNeonTable, [](const CpuFeatures&) { return true; }},
+    {&kNeonDotprodTable, [](const CpuFeatures& cpu) { return cpu.neon_dotprod; }},
+    {&kNeonI8mmTable, [](const CpuFeatures& cpu) { return cpu.neon_i8mm; }},
 #endif
 };
 

@@ -5,11 +5,12 @@
 #include "kernels/math.inl.h"
 // These build on the two above.
 #include "kernels/codec.inl.h"
+#include "kernels/kv_panels.inl.h"
 #include "kernels/limits.inl.h"
 #include "kernels/matmul_float.inl.h"
 #include "kernels/prepare.inl.h"
 #include "kernels/vector.inl.h"
-// These build on codec.inl.h and matmul_float.inl.h.
+// These build on codec.inl.h and kv_panels.inl.h.
 #include "kernels/attention.inl.h"
 #include "kernels/codec_iq.inl.h"
 #include "kernels/codec_iq1.inl.h"
@@ -17,13 +18,20 @@
 #include "kernels/codec_plain.inl.h"
 #include "kernels/codec_ternary.inl.h"
 #include "kernels/matmul_q8.inl.h"
+#ifdef __ARM_FEATURE_MATMUL_INT8
+#include "kernels/matmul_i8mm.inl.h"
+#endif
 
 namespace pygrok {
 namespace {
 
 template <class Codec>
 constexpr WeightKernels BlockKernels() {
+#ifdef __ARM_FEATURE_MATMUL_INT8
+  return {ActivationFormat::kQ8, MatmulPairs<Codec>, DequantizeBlocks<Codec>};
+#else
   return {ActivationFormat::kQ8, MatmulQ8<Codec>, DequantizeBlocks<Codec>};
+#endif
 }
 
 template <class Format, class Dot = FloatDot<Format>>
@@ -31,9 +39,9 @@ constexpr WeightKernels FloatKernels() {
   return {Dot::kActivation, MatmulFloat<Dot>, ReadFloats<Format>};
 }
 
-template <class Format>
+template <class Cache>
 constexpr KvKernels CacheKernels() {
-  return {StoreKv<Format>, LoadKv<Format>, Attend<Format>};
+  return {Cache::StoreVector, Cache::LoadVector, Attend<Cache>};
 }
 
 constexpr void SetKernels(KernelTable& table, TensorType type, const WeightKernels& kernels) {
@@ -73,9 +81,10 @@ constexpr KernelTable MakeTable(const char* name, const char* description) {
   SetKernels(table, TensorType::kTQ1_0, BlockKernels<CodecTQ1_0>());
   SetKernels(table, TensorType::kTQ2_0, BlockKernels<CodecTQ2_0>());
   SetKernels(table, TensorType::kMXFP4, BlockKernels<CodecMXFP4>());
-  table.kv[static_cast<size_t>(KvType::kF32)] = CacheKernels<FormatF32>();
-  table.kv[static_cast<size_t>(KvType::kF16)] = CacheKernels<FormatF16>();
-  table.kv[static_cast<size_t>(KvType::kBf16)] = CacheKernels<FormatBf16>();
+  table.kv[static_cast<size_t>(KvType::kF32)] = CacheKernels<FloatCache<FormatF32>>();
+  table.kv[static_cast<size_t>(KvType::kF16)] = CacheKernels<FloatCache<FormatF16>>();
+  table.kv[static_cast<size_t>(KvType::kBf16)] = CacheKernels<FloatCache<FormatBf16>>();
+  table.kv[static_cast<size_t>(KvType::kQ8_0)] = CacheKernels<Q8Cache>();
   table.prepare = Prepare;
   table.rms_norm = RmsNorm;
   table.gelu_mul = GeluMul;

@@ -1,8 +1,11 @@
 #include "model/compute.h"
 
 #include <algorithm>
+#include <bit>
+#include <iterator>
 #include <stdexcept>
 
+#include "io/expert_store.h"
 #include "kernels/activations.h"
 
 namespace pygrok {
@@ -10,6 +13,12 @@ namespace {
 
 // Starting a parallel region costs a few microseconds: a task should be worth it.
 constexpr size_t kTaskOperations = 1 << 17;
+constexpr size_t kTaskBytes = 1 << 20;
+constexpr size_t kTasksOfThread = 8;
+constexpr size_t kManyTokens = 13;
+constexpr size_t kManyTokensRows = 512;
+// Tasks of paged rows also ask the store for them.
+constexpr size_t kPagedTaskOperations = 1 << 20;
 
 // Takes what the prepared kQ8 row stands for from x.
 void Subtract(const std::byte* row, size_t k, float* x) {
@@ -19,6 +28,76 @@ void Subtract(const std::byte* row, size_t k, float* x) {
     x[i] -= block.scale * static_cast<float>(block.values[i % kBlockValues]);
   }
 }
+
+// Rows that lie together: a whole matrix, or a piece of a paged one. Tasks are tiles of them.
+struct Stretch {
+  const MatmulJob* job;
+  size_t parts;
+  size_t first_row;  // in the matrix
+  size_t rows;
+  size_t piece;  // of a paged matrix
+  size_t tile_rows;
+  size_t first_task;
+};
+
+// Rows of a task: worth its start and, where that leaves every thread many tasks, long enough to be read as
+// streams (kernels/matmul_decode.inl.h). Many tokens come from afar for every task: the more rows they pass
+// there, the better. (In parts, their products need a buffer, which is to stay small.)
+size_t TaskRows(const Matrix& m, size_t operations, size_t parts, size_t threads) {
+  const size_t worthwhile = std::max<size_t>(1, kTaskOperations / operations);
+  const bool many_tokens = parts == 1 && operations >= kManyTokens * m.columns;
+  const size_t long_enough =
+      many_tokens ? kManyTokensRows : std::bit_floor(std::max<size_t>(1, kTaskBytes / m.row_bytes));
+  const size_t many = m.rows / (threads * kTasksOfThread);
+  return RoundUp(std::max(worthwhile, std::min(long_enough, many)), kRowTile);
+}
+
+// The stretches of all jobs. What has yet to come from the disk is last, in the order in which it is read.
+std::vector<Stretch> StretchesOf(const std::vector<MatmulJob>& jobs, const Compute& compute, size_t threads) {
+  std::vector<Stretch> stretches;
+  std::vector<Stretch> absent;
+  for (const MatmulJob& job : jobs) {
+    if (job.n == 0) continue;
+    const Matrix& m = *job.matrix;
+    const size_t parts = PartsOf(compute.FormOf(m));
+    const size_t operations = m.columns * job.n * parts;
+    if (m.paged == nullptr) {
+      stretches.push_back({&job, parts, 0, m.rows, 0, TaskRows(m, operations, parts, threads), 0});
+      continue;
+    }
+    const size_t tile = RoundUp(std::max<size_t>(1, kPagedTaskOperations / operations), kRowTile);
+    for (size_t first = 0; first < m.rows; first += m.paged->rows) {
+      const size_t piece = m.paged->first_piece + first / m.paged->rows;
+      const size_t rows = std::min(m.paged->rows, m.rows - first);
+      (m.paged->store->Has(piece) ? stretches : absent).push_back({&job, parts, first, rows, piece, tile, 0});
+    }
+  }
+  stretches.insert(stretches.end(), absent.begin(), absent.end());
+  return stretches;
+}
+
+// Some rows of a stretch, in memory for as long as this lives.
+struct Rows {
+  Rows(const Stretch& stretch, size_t first, bool polls) : piece(stretch.piece) {
+    const Matrix& m = *stretch.job->matrix;
+    paged = m.paged;
+    begin = stretch.first_row + first;
+    count = std::min(stretch.tile_rows, stretch.rows - first);
+    data = paged == nullptr ? m.data + begin * m.row_bytes
+                            : paged->store->Acquire(piece, polls) + first * m.row_bytes;
+  }
+  ~Rows() {
+    if (paged != nullptr) paged->store->Finish(piece, count);
+  }
+  Rows(const Rows&) = delete;
+  Rows& operator=(const Rows&) = delete;
+
+  const size_t piece;
+  const PagedRows* paged;
+  size_t begin;  // in the matrix
+  size_t count;
+  const std::byte* data;
+};
 
 }  // namespace
 
@@ -83,41 +162,33 @@ Form Compute::FormOf(const Matrix& m) const {
 }
 
 void Compute::Matmul(const std::vector<MatmulJob>& jobs) {
-  struct Range {
-    size_t first_task;
-    size_t tile_rows;
-    size_t parts;
-  };
-  std::vector<Range> ranges;
+  std::vector<Stretch> stretches = StretchesOf(jobs, *this, static_cast<size_t>(pool_.size()));
   size_t tasks = 0;
   size_t part_floats = 0;
-  for (const MatmulJob& job : jobs) {
-    const size_t parts = PartsOf(FormOf(*job.matrix));
-    const size_t operations = job.matrix->columns * std::max<size_t>(1, job.n) * parts;
-    const size_t tile = RoundUp(std::max<size_t>(1, kTaskOperations / operations), kRowTile);
-    ranges.push_back({tasks, tile, parts});
-    if (job.n > 0) tasks += (job.matrix->rows + tile - 1) / tile;
-    if (parts > 1) part_floats = std::max(part_floats, std::min(tile, job.matrix->rows) * job.n * parts);
+  for (Stretch& s : stretches) {
+    s.first_task = tasks;
+    tasks += (s.rows + s.tile_rows - 1) / s.tile_rows;
+    if (s.parts > 1) part_floats = std::max(part_floats, std::min(s.tile_rows, s.rows) * s.job->n * s.parts);
   }
   part_floats = RoundUp(part_floats, kCacheLine / sizeof(float));
   float* parts_out = parts_.Get(part_floats * static_cast<size_t>(pool_.size()));
   pool_.Run(tasks, [&](size_t task, size_t worker) {
-    size_t j = jobs.size() - 1;
-    while (ranges[j].first_task > task) --j;
-    const MatmulJob& job = jobs[j];
-    const Range& range = ranges[j];
+    const Stretch& stretch =
+        *std::prev(std::upper_bound(stretches.begin(), stretches.end(), task,
+                                    [](size_t index, const Stretch& s) { return index < s.first_task; }));
+    const MatmulJob& job = *stretch.job;
     const Matrix& m = *job.matrix;
-    const size_t begin = (task - range.first_task) * range.tile_rows;
-    MatmulArgs args = {.weights = m.data + begin * m.row_bytes,
+    const Rows rows(stretch, (task - stretch.first_task) * stretch.tile_rows, worker == 0);
+    MatmulArgs args = {.weights = rows.data,
                        .row_bytes = m.row_bytes,
-                       .rows = std::min(range.tile_rows, m.rows - begin),
+                       .rows = rows.count,
                        .k = m.columns,
                        .activations = job.activations,
-                       .n = job.n * range.parts,
-                       .out = job.out + begin,
+                       .n = job.n * stretch.parts,
+                       .out = job.out + rows.begin,
                        .out_stride = m.rows,
                        .scratch = scratch(worker)};
-    if (range.parts == 1) {
+    if (stretch.parts == 1) {
       kernels_.of(m.type).matmul(args);
       return;
     }
@@ -125,10 +196,10 @@ void Compute::Matmul(const std::vector<MatmulJob>& jobs) {
     args.out_stride = args.rows;
     kernels_.of(m.type).matmul(args);
     for (size_t t = 0; t < job.n; ++t) {
-      const float* part = args.out + t * range.parts * args.rows;
-      float* to = job.out + t * m.rows + begin;
+      const float* part = args.out + t * stretch.parts * args.rows;
+      float* to = job.out + t * m.rows + rows.begin;
       std::copy_n(part, args.rows, to);
-      for (size_t p = 1; p < range.parts; ++p) {
+      for (size_t p = 1; p < stretch.parts; ++p) {
         for (size_t r = 0; r < args.rows; ++r) to[r] += part[p * args.rows + r];
       }
     }

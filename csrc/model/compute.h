@@ -120,7 +120,7 @@ class Compute {
   // The form that products with this matrix want.
   Form FormOf(const Matrix& m) const;
 
-  // All jobs in one parallel region.
+  // All jobs in one parallel region; paged rows that are in memory go first.
   void Matmul(const std::vector<MatmulJob>& jobs);
 
   // body(row) for every row, spread over threads when there is enough to do: about `work` operations a row.

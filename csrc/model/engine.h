@@ -11,7 +11,9 @@
 #include <vector>
 
 #include "io/gguf.h"
+#include "model/expert_paging.h"
 #include "model/forward.h"
+#include "model/route_trace.h"
 
 namespace pygrok {
 
@@ -19,9 +21,10 @@ struct EngineOptions {
   int threads = 0;     // 0 = all that this process may use
   size_t context = 0;  // 0 = the model's own
   std::string kv_type = "f16";
-  size_t memory_limit = 0;  // bytes for KV caches and working buffers; 0 = no limit
+  size_t memory_limit = 0;  // bytes for weights, KV caches and working buffers; 0 = no limit
   std::string isa;          // empty = $PYGROK_ISA or the best
   std::string activations;  // "int8", "int16", "int24", or empty = by type, see Precision
+  PagingOptions paging;
 };
 
 class Engine;
@@ -34,7 +37,8 @@ using Poll = std::function<void()>;
 // when the model's file can no longer be read: a session can be saved, and restored on the model loaded anew.
 class Session {
  public:
-  Session(std::shared_ptr<Engine> engine, const KvCache& cache) : engine_(std::move(engine)), cache_(cache) {}
+  Session(std::shared_ptr<Engine> engine, const KvCache& cache, int32_t ordinal)
+      : engine_(std::move(engine)), cache_(cache), ordinal_(ordinal) {}
 
   size_t position() const { return cache_.position(); }
   std::vector<int32_t> ids() const { return cache_.ids(); }
@@ -55,21 +59,23 @@ class Session {
   friend class Engine;
   std::shared_ptr<Engine> engine_;
   KvCache cache_;
+  const int32_t ordinal_;         // among the engine's sessions
   uint64_t weights_version_ = 0;  // Engine::weights_version_ when the past was computed
   std::atomic<uint64_t> cancel_epoch_{0};
 };
 
 class Engine : public std::enable_shared_from_this<Engine> {
  public:
-  // Throws FormatError, ModelError, std::invalid_argument, std::system_error.
-  Engine(const std::string& path, const EngineOptions& options);
+  // Reads what is always needed, and what is pinned, of a model that exceeds its memory; maps any other.
+  // Throws FormatError, ModelError, MemoryLimit, std::invalid_argument, std::system_error.
+  Engine(const std::string& path, const EngineOptions& options, const Poll& poll);
 
   const Config& config() const { return config_; }
   const char* isa() const { return kernels_.name; }
   const char* kv_type() const { return KvTypeName(layout_.type); }
   int threads() const { return threads_; }
   size_t context() const { return context_; }
-  size_t memory_used() const { return ledger_->used(); }  // KV caches and working buffers, bytes
+  size_t memory_used() const { return ledger_->used(); }  // weights, KV caches, working buffers, in bytes
   size_t kv_block_bytes() const { return layout_.block_bytes(); }
 
   std::shared_ptr<Session> NewSession();
@@ -96,6 +102,20 @@ class Engine : public std::enable_shared_from_this<Engine> {
   // Goes back to the file's tensor. Throws std::invalid_argument if it was not replaced.
   void RestoreTensor(const std::string& name, const Poll& poll);
 
+  // How experts come into memory, and what it cost. Answers while another thread computes.
+  PagingReport Paging() const;
+  void ResetPaging();
+  std::vector<float> ResidentExperts() const;  // [layers][experts] share of the bytes that are in memory
+  // Forgets the experts that were read.
+  void DropExperts(const Poll& poll);
+
+  // Records each token's routing from now on, anew if it did already. Throws ModelError.
+  void StartTrace(bool probabilities, const Poll& poll);
+  // What was recorded since; recording goes on. Throws ModelError if none was started.
+  RouteRecord TakeTrace(const Poll& poll);
+  // Forgets what was not taken. Nothing if none was started.
+  void StopTrace(const Poll& poll);
+
   // Whether the embedding is the output matrix too.
   bool tied_output() const { return tied_output_; }
 
@@ -112,7 +132,14 @@ class Engine : public std::enable_shared_from_this<Engine> {
 
   void Check(const std::vector<Request>& requests) const;
   void CheckPast(const Session& session) const;
-  void RunBatches(const std::vector<Request>& requests, const Poll& poll, InputObserver* observer);
+  void RunBatches(const std::vector<Request>& requests, const Attendants& with);
+  // Buffers that a batch of rows needs, at most.
+  size_t BatchBytes(size_t rows) const;
+  // Makes forward_ anew, without buffers.
+  void ResetForward();
+  // Calls body(paging), which stays until it returns. Throws ModelError when closed or in a forked child.
+  template <typename Body>
+  auto WithPaging(const Body& body) const;
   // Takes the lock and makes sure that the engine is open and not a forked copy.
   Lock Acquire(const Poll& poll);
   uint64_t Fingerprint() const;  // of the model, for saved sessions; reads the file
@@ -134,6 +161,11 @@ class Engine : public std::enable_shared_from_this<Engine> {
   std::shared_ptr<MemoryLedger> ledger_;
   std::unique_ptr<ThreadPool> pool_;
   std::unique_ptr<Compute> compute_;
+  mutable std::mutex paging_mutex_;  // over the pointer
+  std::unique_ptr<ExpertPaging> paging_;
+  size_t max_rows_ = kMaxBatchRows;  // of a batch
+  std::unique_ptr<RouteTrace> trace_;
+  std::atomic<int32_t> sessions_made_{0};
   std::unique_ptr<ForwardPass> forward_;
   std::timed_mutex mutex_;  // held while computing or changing a session
   std::atomic<uint64_t> cancel_epoch_{0};

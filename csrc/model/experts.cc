@@ -2,16 +2,16 @@
 
 #include <algorithm>
 #include <cstring>
+#include <limits>
 #include <tuple>
+#include <utility>
 
+#include "model/expert_paging.h"
 #include "model/observer.h"
+#include "model/route_trace.h"
 
 namespace pygrok {
 namespace {
-
-// Experts are taken together while their tokens are few, so that decoding has long parallel regions; with
-// many tokens, one expert at a time keeps the buffers small.
-constexpr size_t kGroupRoutes = 64;
 
 // A run of routes to one expert.
 struct ExpertRun {
@@ -19,6 +19,42 @@ struct ExpertRun {
   size_t expert;
   size_t first;  // route, counted from the group's first
   size_t count;
+};
+
+// Routes [begin, end) of experts whose matrices are multiplied together; routes are ordered by expert.
+std::vector<std::pair<size_t, size_t>> GroupsOf(const std::vector<Route>& routes) {
+  std::vector<std::pair<size_t, size_t>> groups;
+  for (size_t begin = 0; begin < routes.size();) {
+    size_t end = begin;
+    while (end < routes.size()) {
+      size_t next = end;
+      while (next < routes.size() && routes[next].expert == routes[end].expert) ++next;
+      if (end > begin && next - begin > kGroupRoutes) break;
+      end = next;
+    }
+    groups.emplace_back(begin, end);
+    begin = end;
+  }
+  return groups;
+}
+
+// A layer's experts are on their way into memory, or there, while this lives.
+class Planned {
+ public:
+  Planned(ExpertPaging& paging, size_t index, const LayerWeights& layer, const std::vector<Route>& routes,
+          size_t rows, const std::vector<std::pair<size_t, size_t>>& groups,
+          const std::function<void()>* poll)
+      : paging_(paging) {
+    if (paging_.streamed()) paging_.Plan(index, layer, routes, rows, groups, poll);
+  }
+  ~Planned() {
+    if (paging_.streamed()) paging_.Release();
+  }
+  Planned(const Planned&) = delete;
+  Planned& operator=(const Planned&) = delete;
+
+ private:
+  ExpertPaging& paging_;
 };
 
 }  // namespace
@@ -36,15 +72,13 @@ std::vector<Route> RouteTokens(const float* probabilities, size_t rows, size_t e
                       [&](size_t a, size_t b) { return key(a) != key(b) ? key(a) > key(b) : a < b; });
     for (size_t i = 0; i < used; ++i) routes.push_back({order[i], row, p[order[i]]});
   }
-  std::sort(routes.begin(), routes.end(), [](const Route& a, const Route& b) {
-    return std::tie(a.expert, a.row) < std::tie(b.expert, b.row);
-  });
   return routes;
 }
 
-Experts::Experts(const Config& config, Compute& compute)
+Experts::Experts(const Config& config, Compute& compute, ExpertPaging& paging)
     : config_(config),
       compute_(compute),
+      paging_(paging),
       input_(compute.kernels(), compute.pool(), compute.ledger()),
       hidden_(compute.kernels(), compute.pool(), compute.ledger()),
       probabilities_(compute.ledger()),
@@ -55,32 +89,50 @@ Experts::Experts(const Config& config, Compute& compute)
       up_(compute.ledger()),
       down_(compute.ledger()) {}
 
-void Experts::Forward(const LayerWeights& layer, const float* x, size_t n, float* out,
-                      InputObserver* observer, size_t index) {
-  if (observer != nullptr) {
-    observer->Observe(
-        {.input = MatrixInput::kRouter, .layer = index, .expert = 0, .n = n, .k = config_.embedding, .x = x},
-        compute_.pool());
-  }
+const float* Experts::Probabilities(const LayerWeights& layer, const float* x, size_t n) {
   input_.Set(x, n, config_.embedding);
   float* probabilities = probabilities_.Get(n * config_.experts);
   compute_.Matmul({{&layer.router, input_.In(compute_.FormOf(layer.router)), n, probabilities}});
   for (size_t t = 0; t < n; ++t)
     compute_.kernels().softmax(probabilities + t * config_.experts, config_.experts);
-  const std::vector<Route> routes = RouteTokens(probabilities, n, config_.experts, config_.experts_used);
+  return probabilities;
+}
 
-  std::memset(out, 0, n * config_.embedding * sizeof(float));
-  for (size_t begin = 0; begin < routes.size();) {
-    size_t end = begin;
-    while (end < routes.size()) {
-      size_t next = end;
-      while (next < routes.size() && routes[next].expert == routes[end].expert) ++next;
-      if (end > begin && next - begin > kGroupRoutes) break;
-      end = next;
-    }
-    RunGroup(layer, x, routes, begin, end, out, observer, index);
-    begin = end;
+std::vector<size_t> Experts::Foresee(const LayerWeights& layer, const float* x, size_t n) {
+  const float* probabilities = Probabilities(layer, x, n);
+  std::vector<float> sums(config_.experts);
+  for (const Route& route : RouteTokens(probabilities, n, config_.experts, config_.experts_used)) {
+    sums[route.expert] += std::max(route.weight, std::numeric_limits<float>::min());
   }
+  std::vector<size_t> order;
+  for (size_t e = 0; e < config_.experts; ++e) {
+    if (sums[e] > 0) order.push_back(e);
+  }
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return sums[a] > sums[b]; });
+  return order;
+}
+
+void Experts::Forward(size_t index, const LayerWeights& layer, const float* x,
+                      const std::vector<size_t>& rows, float* out, const Attendants& with) {
+  const size_t n = rows.size();
+  if (with.observer != nullptr) {
+    with.observer->Observe(
+        {.input = MatrixInput::kRouter, .layer = index, .expert = 0, .n = n, .k = config_.embedding, .x = x},
+        compute_.pool());
+  }
+  const float* probabilities = Probabilities(layer, x, n);
+  std::vector<Route> routes = RouteTokens(probabilities, n, config_.experts, config_.experts_used);
+  paging_.Adapt(index, routes, probabilities, n);
+  paging_.CountRoutes(routes.size());
+  if (with.trace != nullptr) with.trace->Record(index, rows, routes, probabilities);
+  std::sort(routes.begin(), routes.end(), [](const Route& a, const Route& b) {
+    return std::tie(a.expert, a.row) < std::tie(b.expert, b.row);
+  });
+  const std::vector<std::pair<size_t, size_t>> groups = GroupsOf(routes);
+
+  const Planned planned(paging_, index, layer, routes, n, groups, with.poll);
+  std::memset(out, 0, n * config_.embedding * sizeof(float));
+  for (const auto& [begin, end] : groups) RunGroup(layer, x, routes, begin, end, out, with.observer, index);
 }
 
 void Experts::RunGroup(const LayerWeights& layer, const float* x, const std::vector<Route>& routes,

@@ -4,11 +4,13 @@
 #include <cstring>
 #include <numeric>
 
+#include "model/expert_paging.h"
+
 namespace pygrok {
 namespace {
 
-// Rows whose logits are held at once: 64 x 131072 floats are 32 MiB.
-constexpr size_t kLogitRows = 64;
+// With more rows nearly all experts are needed, whatever each row's router says.
+constexpr size_t kForeseenRows = 32;
 
 // Moves the wanted rows of x [.][width] to its front; `rows` rises.
 void Compact(const std::vector<size_t>& rows, size_t width, float* x) {
@@ -19,16 +21,18 @@ void Compact(const std::vector<size_t>& rows, size_t width, float* x) {
 
 }  // namespace
 
-ForwardPass::ForwardPass(const Config& config, const Weights& weights, Compute& compute)
+ForwardPass::ForwardPass(const Config& config, const Weights& weights, Compute& compute, ExpertPaging& paging)
     : config_(config),
       weights_(weights),
       compute_(compute),
+      paging_(paging),
       attention_(config, compute),
-      experts_(config, compute),
+      experts_(config, compute, paging),
       rotary_(compute.ledger()),
       input_(compute.kernels(), compute.pool(), compute.ledger()),
       h_(compute.ledger()),
       normed_(compute.ledger()),
+      foreseen_(compute.ledger()),
       q_(compute.ledger()),
       k_(compute.ledger()),
       v_(compute.ledger()),
@@ -37,21 +41,24 @@ ForwardPass::ForwardPass(const Config& config, const Weights& weights, Compute& 
       logits_(compute.ledger()) {}
 
 void ForwardPass::Run(const std::vector<int32_t>& ids, const std::vector<Segment>& segments,
-                      const std::vector<RowOutput>& outputs, const std::function<void()>& poll,
-                      InputObserver* observer) {
+                      const std::vector<RowOutput>& outputs, const Attendants& with) {
   const size_t n = ids.size();
+  const auto& poll = *with.poll;
+  InputObserver* const observer = with.observer;
+  paging_.Begin(n);
   float* h = h_.Get(n * config_.embedding);
   Embed(ids, h);
   rotary_.Set(segments, config_.head_size, config_.rope_base);
 
   std::vector<size_t> wanted;
   for (const RowOutput& output : outputs) wanted.push_back(output.row);
+  LookAhead(0, std::min<size_t>(1, paging_.lookahead()), h, n, wanted);
   std::vector<size_t> rows(n);
   std::iota(rows.begin(), rows.end(), size_t{0});
   for (size_t i = 0; i < config_.layers; ++i) {
     poll();
     if (i + 1 == config_.layers && observer == nullptr) rows = wanted;
-    Layer(i, segments, rows, n, h, observer);
+    Layer(i, segments, rows, n, wanted, h, with);
   }
   if (observer != nullptr) {
     float* normed = normed_.Get(n * config_.embedding);
@@ -72,8 +79,31 @@ void ForwardPass::Embed(const std::vector<int32_t>& ids, float* h) {
   });
 }
 
+void ForwardPass::LookAhead(size_t first, size_t last, const float* h, size_t n,
+                            const std::vector<size_t>& wanted) {
+  const size_t embedding = config_.embedding;
+  for (size_t index = first; index < std::min(last, config_.layers); ++index) {
+    const bool some = index + 1 == config_.layers && wanted.size() < n;
+    const size_t rows = some ? wanted.size() : n;
+    if (rows > kForeseenRows) {
+      std::vector<size_t> all(config_.experts);
+      std::iota(all.begin(), all.end(), size_t{0});
+      paging_.Predict(index, all, false);
+    } else if (rows > 0) {
+      float* x = foreseen_.Get(rows * embedding);
+      for (size_t i = 0; i < rows; ++i) {
+        const float* from = h + (some ? wanted[i] : i) * embedding;
+        NormRows(from, weights_.layers[index].expert_norm, 1, x + i * embedding);
+      }
+      paging_.Predict(index, experts_.Foresee(weights_.layers[index], x, rows), true);
+    }
+  }
+}
+
 void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, const std::vector<size_t>& rows,
-                        size_t all_rows, float* h, InputObserver* observer) {
+                        size_t all_rows, const std::vector<size_t>& wanted, float* h,
+                        const Attendants& with) {
+  InputObserver* const observer = with.observer;
   const LayerWeights& layer = weights_.layers[index];
   const size_t embedding = config_.embedding;
 
@@ -110,8 +140,9 @@ void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, cons
   compute_.Matmul({{&layer.attention_output, input_.In(compute_.FormOf(layer.attention_output)), n, branch}});
   AddNormed(branch, layer.attention_output_norm, n, h);
 
+  LookAhead(index + 1, index + 1 + paging_.lookahead(), h, n, wanted);
   NormRows(h, layer.expert_norm, n, normed);
-  experts_.Forward(layer, normed, n, branch, observer, index);
+  experts_.Forward(index, layer, normed, rows, branch, with);
   AddNormed(branch, layer.output_norm, n, h);
 }
 

@@ -3,26 +3,134 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "kernels/blocks.h"
+
 namespace pygrok {
 namespace {
 
 constexpr struct {
   const char* name;
+  size_t values;  // in a block of
   size_t bytes;
-} kKvTypes[] = {{"f32", 4}, {"f16", 2}, {"bf16", 2}};  // by KvType
+} kFormats[] = {{"f32", 1, 4}, {"f16", 1, 2}, {"bf16", 1, 2}, {"q8_0", kBlockValues, sizeof(BlockQ8_0)}};
+static_assert(std::size(kFormats) == kKvTypes);
+
+constexpr size_t kGroupBytes = kKvBlockPositions * sizeof(BlockQ8_0);
+constexpr size_t kCodesAt = kKvBlockPositions * sizeof(uint16_t);
+constexpr size_t kPiece = 64;
+
+// Where code i of a piece lies in it.
+constexpr size_t PlaceOf(size_t i) { return i % 16 * 4 + i / 16; }
+
+// Calls move.operator()<bytes>(place in the run, place in the vector) for all pieces of a key at `position`.
+template <typename Move>
+void ForKey(KvType type, size_t head_size, size_t position, const Move& move) {
+  switch (type) {
+    case KvType::kF32:
+      for (size_t i = 0; i < head_size; ++i) {
+        move.template operator()<4>((i * kKvBlockPositions + position) * 4, i * 4);
+      }
+      break;
+    case KvType::kF16:
+    case KvType::kBf16:
+      for (size_t i = 0; i < head_size; ++i) {
+        move.template operator()<2>((i * kKvBlockPositions + position) * 2, i * 2);
+      }
+      break;
+    case KvType::kQ8_0:
+      for (size_t i = 0; i < head_size / kBlockValues; ++i) {
+        const size_t group = i * kGroupBytes, block = i * sizeof(BlockQ8_0);
+        move.template operator()<2>(group + 2 * position, block);
+        for (size_t j = 0; j < kBlockValues; ++j) {
+          move.template operator()<1>(group + kCodesAt + j * kPiece + PlaceOf(position), block + 2 + j);
+        }
+      }
+      break;
+  }
+}
+
+// The same for a value.
+template <typename Move>
+void ForValue(KvType type, size_t head_size, size_t position, const Move& move) {
+  switch (type) {
+    case KvType::kF32:
+      for (size_t i = 0; i < head_size; ++i) {
+        move.template operator()<4>((position * head_size + i) * 4, i * 4);
+      }
+      break;
+    case KvType::kF16:
+    case KvType::kBf16:
+      for (size_t i = 0; i < head_size; ++i) {
+        move.template operator()<2>((position * head_size + i) * 2, i * 2);
+      }
+      break;
+    case KvType::kQ8_0:
+      for (size_t i = 0; i < head_size / kBlockValues; ++i) {
+        const size_t group = i * kGroupBytes, block = i * sizeof(BlockQ8_0);
+        const size_t piece = group + kCodesAt + position / 2 * kPiece;
+        move.template operator()<2>(group + 2 * position, block);
+        for (size_t j = 0; j < kBlockValues; ++j) {
+          move.template operator()<1>(piece + PlaceOf(position % 2 * kBlockValues + j), block + 2 + j);
+        }
+      }
+      break;
+  }
+}
+
+struct Put {
+  const std::byte* vector;
+  std::byte* run;
+  template <size_t kBytes>
+  void operator()(size_t in_run, size_t in_vector) const {
+    std::memcpy(run + in_run, vector + in_vector, kBytes);
+  }
+};
+
+struct Take {
+  const std::byte* run;
+  std::byte* vector;
+  template <size_t kBytes>
+  void operator()(size_t in_run, size_t in_vector) const {
+    std::memcpy(vector + in_vector, run + in_run, kBytes);
+  }
+};
 
 }  // namespace
 
-size_t KvLayout::vector_bytes() const { return head_size * kKvTypes[static_cast<size_t>(type)].bytes; }
-
-KvType ParseKvType(const std::string& name) {
-  for (size_t i = 0; i < std::size(kKvTypes); ++i) {
-    if (name == kKvTypes[i].name) return static_cast<KvType>(i);
-  }
-  throw std::invalid_argument("kv_type '" + name + "' is unknown: choose f32, f16 or bf16");
+size_t KvLayout::vector_bytes() const {
+  const auto& t = kFormats[static_cast<size_t>(type)];
+  return head_size / t.values * t.bytes;
 }
 
-const char* KvTypeName(KvType type) { return kKvTypes[static_cast<size_t>(type)].name; }
+void KvLayout::PutKey(const std::byte* vector, size_t position, std::byte* run) const {
+  ForKey(type, head_size, position, Put{vector, run});
+}
+void KvLayout::PutValue(const std::byte* vector, size_t position, std::byte* run) const {
+  ForValue(type, head_size, position, Put{vector, run});
+}
+void KvLayout::TakeKey(const std::byte* run, size_t position, std::byte* vector) const {
+  ForKey(type, head_size, position, Take{run, vector});
+}
+void KvLayout::TakeValue(const std::byte* run, size_t position, std::byte* vector) const {
+  ForValue(type, head_size, position, Take{run, vector});
+}
+
+KvType ParseKvType(const std::string& name) {
+  for (size_t i = 0; i < std::size(kFormats); ++i) {
+    if (name == kFormats[i].name) return static_cast<KvType>(i);
+  }
+  throw std::invalid_argument("kv_type '" + name + "' is unknown: choose f32, f16, bf16 or q8_0");
+}
+
+const char* KvTypeName(KvType type) { return kFormats[static_cast<size_t>(type)].name; }
+
+void RequireHeadSize(KvType type, size_t head_size, const std::string& path) {
+  const auto& t = kFormats[static_cast<size_t>(type)];
+  if (head_size % t.values == 0) return;
+  throw std::invalid_argument(path + ": kv_type '" + t.name + "' caches blocks of " +
+                              std::to_string(t.values) + " values, the model's heads have " +
+                              std::to_string(head_size) + ": choose f32, f16 or bf16");
+}
 
 KvBlock::KvBlock(size_t bytes, std::shared_ptr<MemoryLedger> ledger)
     : bytes_(bytes), ledger_(std::move(ledger)) {
@@ -61,8 +169,10 @@ void KvCache::Reserve(size_t count) {
     std::memcpy(copy->data(), blocks_[first]->data(), layout_.block_bytes());
     blocks_[first] = std::move(copy);
   }
-  while (blocks_.size() < needed)
+  while (blocks_.size() < needed) {
     blocks_.push_back(std::make_shared<KvBlock>(layout_.block_bytes(), ledger_));
+    block_count_ = blocks_.size();
+  }
 }
 
 void KvCache::Advance(std::span<const int32_t> ids) {

@@ -17,22 +17,31 @@
 
 namespace pygrok {
 
-// Where things lie in a block: [layer][kv_head][K, V][kKvBlockPositions][head_size], so that one head's keys
-// and values are each one contiguous run.
+// Where things lie in a block: [layer][kv_head][K, V], each a run of kKvBlockPositions as kernel_table.h lays
+// it out. A vector is one head's key or value at one position, as KvKernels::store makes it.
 struct KvLayout {
   KvType type;
   size_t layers;
   size_t kv_heads;
-  size_t head_size;
+  size_t head_size;  // fits the type: see RequireHeadSize
 
-  size_t vector_bytes() const;  // one head's key at one position
+  size_t vector_bytes() const;
   size_t run_bytes() const { return kKvBlockPositions * vector_bytes(); }
   size_t block_bytes() const { return layers * kv_heads * 2 * run_bytes(); }
   size_t key_offset(size_t layer, size_t head) const { return (layer * kv_heads + head) * 2 * run_bytes(); }
   size_t value_offset(size_t layer, size_t head) const { return key_offset(layer, head) + run_bytes(); }
 
+  // Copies a vector into the run at a position below kKvBlockPositions, or out of it.
+  void PutKey(const std::byte* vector, size_t position, std::byte* run) const;
+  void PutValue(const std::byte* vector, size_t position, std::byte* run) const;
+  void TakeKey(const std::byte* run, size_t position, std::byte* vector) const;
+  void TakeValue(const std::byte* run, size_t position, std::byte* vector) const;
+
   bool operator==(const KvLayout&) const = default;
 };
+
+// Throws std::invalid_argument if the heads of the model at `path` cannot be cached so.
+void RequireHeadSize(KvType type, size_t head_size, const std::string& path);
 
 // Names as in kv_type="f16". Throws std::invalid_argument, listing the choices.
 KvType ParseKvType(const std::string& name);

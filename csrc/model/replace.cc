@@ -41,6 +41,7 @@ void Engine::ReplaceTensor(const std::string& name, TensorType type, std::span<c
     tensor.data = copy.data();
     replacements.insert_or_assign(name, std::move(tensor));
     weights = FindWeights(*file_, config_, kernels_, replacements);
+    paging_->Attach(weights);
   } catch (const std::bad_alloc&) {
     ledger_->Release(bytes);
     throw MemoryLimit("the system has no memory for a replaced tensor of " + std::to_string(bytes) +
@@ -63,7 +64,9 @@ void Engine::RestoreTensor(const std::string& name, const Poll& poll) {
   if (held == replaced_bytes_.end()) throw std::invalid_argument("no tensor '" + name + "' was replaced");
   Replacements replacements = replacements_;
   replacements.erase(name);
-  weights_ = FindWeights(*file_, config_, kernels_, replacements);
+  Weights weights = FindWeights(*file_, config_, kernels_, replacements);
+  paging_->Attach(weights);
+  weights_ = std::move(weights);
   replacements_ = std::move(replacements);
   ledger_->Release(held->second.size());
   replaced_bytes_.erase(held);

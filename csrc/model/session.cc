@@ -10,7 +10,7 @@ namespace pygrok {
 namespace {
 
 // A saved session: this header, the position's count of token ids (int32), then per KV block and
-// [layer][kv_head][K, V] the vectors of the positions in use.
+// [layer][kv_head][K, V] the vectors of the positions in use, one after the other.
 struct SessionHeader {
   char magic[16];
   uint32_t version;
@@ -47,20 +47,34 @@ class Checksum {
   uint64_t hash_ = 0xcbf29ce484222325;
 };
 
-// Calls body(data, bytes) for every run of positions in use, in file order.
+// Calls body(run, whether it holds keys, positions in use) for every run, in file order.
 template <typename Body>
 void ForEachRun(const KvCache& cache, size_t position, const Body& body) {
   const KvLayout& layout = cache.layout();
   for (size_t first = 0; first < position; first += kKvBlockPositions) {
-    const size_t bytes = std::min(position - first, kKvBlockPositions) * layout.vector_bytes();
+    const size_t count = std::min(position - first, kKvBlockPositions);
     std::byte* block = cache.block(first / kKvBlockPositions);
     for (size_t layer = 0; layer < layout.layers; ++layer) {
       for (size_t head = 0; head < layout.kv_heads; ++head) {
-        body(block + layout.key_offset(layer, head), bytes);
-        body(block + layout.value_offset(layer, head), bytes);
+        body(block + layout.key_offset(layer, head), true, count);
+        body(block + layout.value_offset(layer, head), false, count);
       }
     }
   }
+}
+
+// Calls body(data, bytes) for the vectors of every run, one after the other, in file order.
+template <typename Body>
+void ForEachVectors(const KvCache& cache, size_t position, const Body& body) {
+  const KvLayout& layout = cache.layout();
+  std::vector<std::byte> vectors(layout.run_bytes());
+  ForEachRun(cache, position, [&](const std::byte* run, bool keys, size_t count) {
+    for (size_t i = 0; i < count; ++i) {
+      std::byte* vector = vectors.data() + i * layout.vector_bytes();
+      keys ? layout.TakeKey(run, i, vector) : layout.TakeValue(run, i, vector);
+    }
+    body(vectors.data(), count * layout.vector_bytes());
+  });
 }
 
 size_t PayloadBytes(const KvLayout& layout, size_t position) {
@@ -94,7 +108,7 @@ void Session::Rewind(size_t position, const Poll& poll) {
 
 std::shared_ptr<Session> Session::Fork(const Poll& poll) const {
   const Engine::Lock lock = engine_->Acquire(poll);
-  auto fork = std::make_shared<Session>(engine_, cache_);
+  auto fork = std::make_shared<Session>(engine_, cache_, engine_->sessions_made_++);
   fork->weights_version_ = weights_version_;
   return fork;
 }
@@ -108,7 +122,7 @@ void Session::Save(const std::string& path, const Poll& poll) const {
   const std::vector<int32_t> ids = cache_.ids();
   Checksum sum;
   sum.Add(ids.data(), ids.size() * sizeof(int32_t));
-  ForEachRun(cache_, position, [&](const std::byte* data, size_t bytes) { sum.Add(data, bytes); });
+  ForEachVectors(cache_, position, [&](const std::byte* data, size_t bytes) { sum.Add(data, bytes); });
   SessionHeader header = {
       {},       kVersion,   static_cast<uint32_t>(cache_.layout().type), engine_->fingerprint_,
       position, sum.value()};
@@ -117,7 +131,7 @@ void Session::Save(const std::string& path, const Poll& poll) const {
   AtomicFile file(path);
   file.Write(&header, sizeof(header));
   file.Write(ids.data(), ids.size() * sizeof(int32_t));
-  ForEachRun(cache_, position, [&](const std::byte* data, size_t bytes) { file.Write(data, bytes); });
+  ForEachVectors(cache_, position, [&](const std::byte* data, size_t bytes) { file.Write(data, bytes); });
   file.Commit();
 }
 
@@ -155,10 +169,11 @@ void Session::Restore(const std::string& path, const Poll& poll) {
   from += position * sizeof(int32_t);
   Checksum sum;
   sum.Add(ids.data(), position * sizeof(int32_t));
-  ForEachRun(restored, position, [&](std::byte* to, size_t bytes) {
-    std::memcpy(to, from, bytes);
-    sum.Add(to, bytes);
-    from += bytes;
+  ForEachRun(restored, position, [&](std::byte* run, bool keys, size_t count) {
+    sum.Add(from, count * layout.vector_bytes());
+    for (size_t i = 0; i < count; ++i, from += layout.vector_bytes()) {
+      keys ? layout.PutKey(from, i, run) : layout.PutValue(from, i, run);
+    }
   });
   file.RequireReadable();
   require(sum.value() == header.checksum, "damaged: the checksum does not match");

@@ -11,6 +11,15 @@
 
 namespace pygrok {
 
+class ExpertStore;
+
+// Rows that are in memory only from Acquire to Finish: pieces of `rows` rows each, the last one of fewer.
+struct PagedRows {
+  ExpertStore* store;
+  size_t first_piece;
+  size_t rows;
+};
+
 // A weight matrix, y = W x: `rows` output features of `columns` input features.
 struct Matrix {
   const std::byte* data;
@@ -18,6 +27,7 @@ struct Matrix {
   size_t rows;
   size_t columns;
   size_t row_bytes;
+  const PagedRows* paged = nullptr;  // if set, products take rows from there and not from `data`
 };
 
 struct ExpertWeights {

@@ -1,9 +1,13 @@
-// Counts the memory that an engine allocates, against a limit.
+// Counts the memory that an engine uses, against a limit.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstddef>
+#include <cstdint>
+#include <functional>
 #include <string>
+#include <utility>
 
 #include "util/error.h"
 
@@ -13,10 +17,17 @@ class MemoryLedger {
  public:
   explicit MemoryLedger(size_t limit) : limit_(limit) {}  // 0 = no limit
 
+  size_t limit() const { return limit_; }
   size_t used() const { return used_.load(); }
+  size_t left() const { return limit_ == 0 ? SIZE_MAX : limit_ - std::min(limit_, used()); }
+
+  // Where memory runs short, `reclaim(bytes)` is asked to give up that much, and releases what it gives. It
+  // runs in the thread that charges.
+  void SetReclaim(std::function<void(size_t bytes)> reclaim) { reclaim_ = std::move(reclaim); }
 
   // Throws MemoryLimit, changing nothing, if `bytes` more do not fit; `what` names them for the message.
   void Charge(size_t bytes, const char* what) {
+    if (reclaim_ && bytes > left()) reclaim_(bytes - left());
     const size_t used = used_.fetch_add(bytes) + bytes;
     if (limit_ != 0 && used > limit_) {
       used_ -= bytes;
@@ -30,6 +41,7 @@ class MemoryLedger {
  private:
   const size_t limit_;
   std::atomic<size_t> used_{0};
+  std::function<void(size_t)> reclaim_;
 };
 
 }  // namespace pygrok

@@ -1,4 +1,4 @@
-"""The `pygrok` command: chat, generate, info, bench, perplexity, imatrix, plan.
+"""The `pygrok` command: chat, generate, info, bench, plan, experts, perplexity, imatrix.
 
 Only the terminal lives here. Modules that cost time to import (numpy, the extension, rich) are imported
 inside the functions that need them, so that `pygrok --help` answers at once.
@@ -13,7 +13,7 @@ from typing import Annotated
 
 import typer
 
-from pygrok.cli import bench, chat, errors, generate, imatrix, info, perplexity, plan, ui
+from pygrok.cli import bench, chat, errors, experts, generate, imatrix, info, perplexity, plan, ui
 from pygrok.cli.options import Debug
 
 __all__ = ["app", "main"]
@@ -28,6 +28,7 @@ app.command()(chat.chat)
 app.command()(generate.generate)
 app.command()(info.info)
 app.command()(bench.bench)
+app.command()(experts.experts)
 app.command()(perplexity.perplexity)
 app.command()(imatrix.imatrix)
 app.command()(plan.plan)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrok.cli import ui
+from pygrok.cli import bench_paging, ui
 from pygrok.cli.errors import UsageError
 from pygrok.cli.options import AsJson, ModelFile, RunOptions, with_options
 
@@ -47,7 +47,8 @@ def bench(
     model's own file. Prefill is bound by arithmetic: its limit is the rate of int8 multiply-adds in
     registers, at one int8 for each activation (a q8_0 model takes three by default, see --activations). Both
     limits are measured in the same run, since a shared machine's speed drifts. The token ids are fixed
-    pseudo-random ones.
+    pseudo-random ones. Of a model that is larger than --memory, or than the machine's, it is also told what came from
+    the disk, whose rate is measured by direct reads.
 
     Example: `pygrok bench grok-1-q4_0.gguf -p 256 -n 32 --threads 8`
     """
@@ -55,22 +56,27 @@ def bench(
     from pygrok.footprint import footprint
 
     begin = time.perf_counter()
-    with run.load(model) as loaded:
+    with run.opened(model) as loaded:
         load_seconds = time.perf_counter() - begin
         gguf = GgufFile(loaded.path)
         described = footprint(gguf)
         wanted = _lengths(loaded, prompt_tokens, tokens, repeats)
+        meter = bench_paging.PagingMeter(loaded.engine)
         result: dict[str, Any] = {
             "model": loaded.path,
             "threads": loaded.engine.threads,
             "isa": loaded.engine.isa,
             "kv_type": loaded.engine.kv_type,
             "load_seconds": load_seconds,
-            **_speeds(loaded, *wanted, repeats),
+            **_speeds(loaded, *wanted, repeats, meter),
+            "paging": meter.result(described.paths),
             "memory": ui.resident(),
             **_limits(loaded, described),
         }
     _compare(result, described)
+    bench_paging.compare(result)
+    if run.route_slack:
+        result["slack"] = bench_paging.slack_divergence(model, run)
     if as_json:
         ui.print_json(result)
     else:
@@ -116,17 +122,21 @@ def _lengths(loaded: Model, prompt_tokens: int | None, tokens: int | None, repea
     return prefill, decode
 
 
-def _speeds(loaded: Model, prefill: int, decode: int, repeats: int) -> dict[str, Any]:
+def _speeds(
+    loaded: Model, prefill: int, decode: int, repeats: int, meter: bench_paging.PagingMeter
+) -> dict[str, Any]:
     prefills, decodes = [], []
     for repeat in range(repeats):
         session = loaded.session()
         prompt = _ids(loaded, prefill, 10 + repeat)
         follow = _ids(loaded, decode, 1000 + repeat)
-        prefills.append(prefill / _seconds(lambda s=session, p=prompt: s.feed(p)))  # type: ignore[misc]
-        begin = time.perf_counter()
-        for token in follow:
-            session.feed([token])
-        decodes.append(decode / (time.perf_counter() - begin))
+        with meter.phase("prefill"):
+            prefills.append(prefill / _seconds(lambda s=session, p=prompt: s.feed(p)))  # type: ignore[misc]
+        with meter.phase("decode"):
+            begin = time.perf_counter()
+            for token in follow:
+                session.feed([token])
+            decodes.append(decode / (time.perf_counter() - begin))
     return {
         "prefill": {"tokens": prefill, "tokens_per_second": statistics.median(prefills), "runs": prefills},
         "decode": {"tokens": decode, "tokens_per_second": statistics.median(decodes), "runs": decodes},
@@ -193,6 +203,7 @@ def _print(result: dict[str, Any], described: Footprint) -> None:
                 f"{ui.size(memory['file_backed_bytes'])} mapped from files, "
                 f"{ui.size(memory['peak_bytes'])} together at the peak",
             ),
+            *bench_paging.rows(result),
             (
                 "limits here",
                 f"{ui.scaled(result['read_bytes_per_second'], 'B/s')} read from the file, "

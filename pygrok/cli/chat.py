@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pygrok.cli import chat_commands, errors, ui
+from pygrok.cli import chat_commands, errors, paging_output, ui
 from pygrok.cli.chat_input import EditorReader, LineReader, Reader, turns
 from pygrok.cli.errors import UsageError
 from pygrok.cli.files import read_text
@@ -67,7 +67,7 @@ def chat(
     """
     params = sampling.params()
     layout = None if template is None else read_text(template)
-    with run.load(model) as loaded:
+    with run.opened(model) as loaded:
         conversation = _open(loaded, system, layout, params, stop, max_tokens)
         editing = sys.stdin.isatty() and sys.stdout.isatty()
         if model is not None:
@@ -193,5 +193,6 @@ class Talk:
         rows += [
             ("memory", f"{ui.size(memory['anonymous_bytes'])} of its own"),
             ("mapped", f"{ui.size(memory['file_backed_bytes'])} of files, weights among them"),
+            *paging_output.pairs(self.chat.model.engine.paging()),
         ]
         return rows

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from pygrok.cli import ui
+from pygrok.cli import paging_output, ui
 from pygrok.cli.errors import UsageError
 from pygrok.cli.files import read_text
 from pygrok.cli.options import AsJson, ModelFile, RunOptions, SamplingOptions, with_options
@@ -51,7 +51,7 @@ def generate(
     """
     text = _prompt(prompt, file)
     params = sampling.params()
-    with run.load(model) as loaded:
+    with run.opened(model) as loaded:
         if as_json:
             whole = loaded.generate(text, params, max_tokens=max_tokens, stop=stop or ())
             ui.print_json(
@@ -66,6 +66,7 @@ def generate(
                         "prefill_tokens_per_second": whole.timings.prefill_tokens_per_second,
                         "decode_tokens_per_second": whole.timings.decode_tokens_per_second,
                     },
+                    "paging": paging_output.figures(loaded.engine.paging()),
                 }
             )
             return
@@ -83,6 +84,7 @@ def generate(
         out.end_line()
         if stats and timings is not None:
             print(ui.speeds(timings), file=sys.stderr)
+            ui.print_pairs(paging_output.pairs(loaded.engine.paging()), file=sys.stderr)
 
 
 def _prompt(prompt: str | None, file: str | None) -> str:

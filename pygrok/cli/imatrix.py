@@ -75,7 +75,7 @@ def imatrix(
         raise UsageError(f"{output} exists; --force overwrites it")
     if not output.absolute().parent.is_dir():
         raise UsageError(f"{output.absolute().parent}: no such directory")
-    with run.load(model) as loaded:
+    with run.opened(model) as loaded:
         size = min(512, loaded.context) if chunk is None else chunk
         if size > loaded.context:
             raise UsageError(f"--chunk {size} exceeds the context of {loaded.context}; raise --context")

@@ -67,7 +67,7 @@ def _as_dict(described: Footprint, context: int | None, tensors: bool) -> dict[s
         "bytes_per_token": described.active_bytes,
         "types": {name: asdict(total) for name, total in described.types.items()},
         "kv_bytes": {
-            kv_type: {str(n): described.kv_values * width * n for n in _contexts(described, context)}
+            kv_type: {str(n): int(described.kv_values * width * n) for n in _contexts(described, context)}
             for kv_type, width in KV_BYTES.items()
         },
         "tokenizer": described.tokenizer,
@@ -158,7 +158,7 @@ def _print_cache(described: Footprint, context: int | None) -> None:
     ui.print_table(
         ["  positions", *KV_BYTES],
         [
-            [f"  {n}", *(ui.size(described.kv_values * width * n) for width in KV_BYTES.values())]
+            [f"  {n}", *(ui.size(int(described.kv_values * width * n)) for width in KV_BYTES.values())]
             for n in contexts
         ],
     )

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -38,6 +39,7 @@ ModelFile = Annotated[
 ]
 _PANEL = "Model"
 _SAMPLING = "Sampling"
+_MEMORY = "Memory"
 
 
 @dataclass(frozen=True)
@@ -67,14 +69,15 @@ class RunOptions:
         ),
     ] = None
     kv_type: Annotated[
-        str, typer.Option("--kv-type", help="Key/value cache: f32, f16, bf16.", rich_help_panel=_PANEL)
+        str, typer.Option("--kv-type", help="Key/value cache: f32, f16, bf16, q8_0.", rich_help_panel=_PANEL)
     ] = "f16"
     memory: Annotated[
         str | None,
         typer.Option(
             "--memory",
-            help="Ceiling for cache and buffers, such as 8GiB; the mapped weights are not counted.",
-            rich_help_panel=_PANEL,
+            help="Ceiling for everything, such as 64GiB: weights, cache, buffers. A larger model's experts are then "
+            "read as they are needed. Default: what the machine or its control group leaves free.",
+            rich_help_panel=_MEMORY,
             show_default=False,
         ),
     ] = None
@@ -96,7 +99,65 @@ class RunOptions:
             show_default=False,
         ),
     ] = None
+    expert_io: Annotated[
+        str,
+        typer.Option(
+            "--expert-io",
+            help="How experts come from the disk: map (the system pages the file in), direct, buffered; auto maps what "
+            "fits, else takes the fastest.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = "auto"
+    lookahead: Annotated[
+        int | None,
+        typer.Option(
+            "--lookahead",
+            min=0,
+            help="Layers for which experts are guessed and fetched ahead; 0: none; default: what pays in general.",
+            rich_help_panel=_MEMORY,
+            show_default=False,
+        ),
+    ] = None
+    route_slack: Annotated[
+        float,
+        typer.Option(
+            "--route-slack",
+            min=0.0,
+            help="Where the last of a token's experts is not in memory, take one that is if its probability is at most "
+            "this part lower. Changes the results; 0: never.",
+            rich_help_panel=_MEMORY,
+        ),
+    ] = 0.0
+    pin_hot: Annotated[
+        Path | None,
+        typer.Option(
+            "--pin-hot",
+            metavar="FILE",
+            help="Fetch the experts that this profile calls hot before the first token; see 'pygrok experts'.",
+            rich_help_panel=_MEMORY,
+            show_default=False,
+        ),
+    ] = None
+    trace: Annotated[
+        Path | None,
+        typer.Option(
+            "--trace",
+            metavar="FILE",
+            help="Write which experts each token is routed to; 'pygrok experts FILE' shows it.",
+            rich_help_panel=_MEMORY,
+            show_default=False,
+        ),
+    ] = None
     debug: Debug = False
+
+    @contextmanager
+    def opened(self, path: Path | None) -> Iterator[Model]:
+        """The model of `load`, whose routing is written if `trace` says so, closed at the end."""
+        with ExitStack() as stack:
+            model = stack.enter_context(self.load(path))
+            if self.trace is not None:
+                stack.enter_context(model.trace(self.trace))
+            yield model
 
     def load(self, path: Path | None) -> Model:
         """The model in this file (None: the package's); UsageError for values that it refuses."""
@@ -111,6 +172,10 @@ class RunOptions:
                 memory_limit=self.memory,
                 isa=self.isa,
                 activations=self.activations,
+                expert_io=self.expert_io,
+                lookahead=self.lookahead,
+                route_slack=self.route_slack,
+                pin_hot=self.pin_hot,
             )
         except pygrok.PygrokError:
             raise

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from pygrok.cli import ui
+from pygrok.cli import bench_paging, ui
 from pygrok.cli.errors import UsageError
 from pygrok.cli.files import read_text
 from pygrok.cli.options import AsJson, RunOptions, with_options
@@ -111,7 +111,7 @@ def perplexity(
         window, stride, max_tokens = window or held.window, stride or held.stride, max_tokens or held.tokens
     model, file = (files[0] if len(files) == 2 else None), files[-1]
     text = read_text(file)
-    with run.load(model) as loaded:
+    with run.opened(model) as loaded:
         ids = loaded.tokenizer.encode(text)[:max_tokens]
         if len(ids) < 2:
             raise ValueError(f"{file}: {len(ids)} tokens; at least 2 are needed")
@@ -137,9 +137,11 @@ def perplexity(
                 assert save_logits is not None
                 result = _summary(_saved(loaded, array, header, save_logits, force))
         seconds = time.perf_counter() - begin
+    if run.route_slack:
+        result["slack"] = bench_paging.slack_divergence(model, run, ids)
     computed = sum(end - start for start, end, _ in windows(len(ids), width, step))
     result |= {"window": width, "stride": step, "seconds": seconds, "tokens_per_second": computed / seconds}
-    figures = [*result.values(), *result.get("divergence", {}).values()]
+    figures = [*result.values(), *result.get("divergence", {}).values(), *result.get("slack", {}).values()]
     if not all(math.isfinite(v) for v in figures if isinstance(v, int | float)):
         raise ValueError(
             f"the model gives a token of {file} no probability: its weights are damaged or not numbers"
@@ -229,6 +231,8 @@ def _print(result: dict[str, Any], saved: Path | None) -> None:
         f"{result['tokens']} tokens scored in windows of {result['window']} every {result['stride']}, "
         f"{ui.scaled(result['tokens_per_second'])} tokens/s"
     )
+    if "slack" in result:
+        print(bench_paging.slack_line(result["slack"]))
     if saved is not None:
         print(f"logits saved in {saved}, {ui.size(saved.stat().st_size)}")
 

@@ -62,7 +62,7 @@ def plan(
             "--context", "-c", min=1, help="Positions of the cache; default: the model's.", show_default=False
         ),
     ] = None,
-    kv_type: Annotated[str, typer.Option("--kv-type", help="Key/value cache: f32, f16, bf16.")] = "f16",
+    kv_type: Annotated[str, typer.Option("--kv-type", help="Key/value cache: f32, f16, bf16, q8_0.")] = "f16",
     disk: Annotated[
         Path | None,
         typer.Option(

@@ -34,15 +34,15 @@ def machine(measured: Measured) -> dict[str, Any]:
     }
 
 
-def forecast(weights: ModelWeights, measured: Measured, kv_width: int, context: int) -> dict[str, Any]:
+def forecast(weights: ModelWeights, measured: Measured, kv_width: float, context: int) -> dict[str, Any]:
     """All that is foretold of one model, with a cache for `context` positions of numbers of `kv_width` bytes."""
     from pygrok import forecast as f
 
     here = measured.machine
-    kv_bytes = weights.kv_values * kv_width * context
-    kv_read = weights.kv_values * kv_width * min(context, _SPEED_POSITIONS)
-    room = f.room_for_experts(weights, here, kv_bytes)
+    kv_bytes = int(weights.kv_values * kv_width * context)
+    kv_read = int(weights.kv_values * kv_width * min(context, _SPEED_POSITIONS))
     fits = f.fits(weights, here, kv_bytes)
+    least = f.memory_to_stream(weights, kv_bytes)
     result: dict[str, Any] = {
         "name": weights.name,
         "file_bytes": weights.file_bytes,
@@ -50,9 +50,10 @@ def forecast(weights: ModelWeights, measured: Measured, kv_width: int, context: 
         "expert_bytes_per_token": weights.routed_bytes,
         "context": context,
         "kv_bytes": kv_bytes,
-        "memory_needed": weights.file_bytes + kv_bytes + f.PROCESS_BYTES,
-        "memory_needed_to_stream": here.memory - room,
+        "memory_needed": f.memory_for_all(weights, kv_bytes),
+        "memory_needed_to_stream": least,
         "fits": fits,
+        "runs": fits or least <= here.memory,
         "resident_tokens_per_second": 1 / f.compute_seconds(weights, here, kv_read),
         "needs_importance": weights.needs_importance,
     }
@@ -61,12 +62,11 @@ def forecast(weights: ModelWeights, measured: Measured, kv_width: int, context: 
     result["load_seconds"] = min(weights.file_bytes, here.memory) / here.disk
     result["first_token_seconds"] = (weights.always_bytes + weights.routed_bytes) / here.disk
     result["streamed"] = [_plain(f.streamed(weights, here, rate, kv_read)) for rate in f.HIT_RATES]
-    if not fits and room < 0:
-        result["here"] = dict.fromkeys(("uniform", "skewed"), _plain(f.thrashing(weights, here, kv_read)))
-    elif not fits:
+    if not fits and least <= here.memory:
+        # At the positions that the speeds hold for.
         rates = {
-            "uniform": f.uniform_hit_rate(weights, here, kv_bytes),
-            "skewed": f.skewed_hit_rate(weights, here, kv_bytes),
+            "uniform": f.uniform_hit_rate(weights, here, kv_read),
+            "skewed": f.skewed_hit_rate(weights, here, kv_read),
         }
         result["here"] = {
             name: _plain(f.streamed(weights, here, rate, kv_read)) for name, rate in rates.items()
@@ -90,7 +90,7 @@ def _plain(streamed: Streamed | None) -> dict[str, float]:
 
 def print_machine(measured: Measured) -> None:
     """What the forecasts rest on."""
-    from pygrok.forecast import PROCESS_BYTES
+    from pygrok.memory import usable
 
     memory, here = measured.memory, measured.machine
     disk = "-" if here.disk is None else f"{ui.scaled(here.disk, 'B/s')} read"
@@ -103,7 +103,7 @@ def print_machine(measured: Measured) -> None:
         [
             (
                 "memory",
-                f"{ui.size(memory.available)} ({available}), {ui.size(PROCESS_BYTES)} for the program",
+                f"{ui.size(memory.available)} ({available}), {ui.size(usable(memory.available))} for a model",
             ),
             ("bandwidth", f"{ui.scaled(here.bandwidth, 'B/s')} ({measured.bandwidth_about})"),
             ("decoding", f"{kernels} ({measured.threads} threads, {measured.isa})"),
@@ -194,7 +194,9 @@ def _verdict(result: dict[str, Any]) -> str:
     if result["fits"]:
         return f"yes: {needed} of memory with the cache"
     least = ui.size(result["memory_needed_to_stream"])
-    return f"no: {needed} of memory for all, at least {least} to stream the experts"
+    if result["runs"]:
+        return f"no: {needed} of memory for all, at least {least} to stream the experts"
+    return f"no, not even streamed: that takes at least {least}"
 
 
 def _streamed(part: dict[str, float]) -> str:
@@ -207,6 +209,8 @@ def _streamed(part: dict[str, float]) -> str:
 def _short(result: dict[str, Any], kind: str) -> str:
     if result["fits"]:
         return "-"
+    if not result["runs"]:
+        return "no"
     if "here" not in result:
         return "?"
     part = result["here"][kind]
@@ -237,10 +241,10 @@ def _print_notes(*results: dict[str, Any]) -> None:
         )
     if any("here" in result for result in results):
         print(
-            "\nuniform: all experts are used alike; skewed: the k-th most used one of a layer 1/k as often. Both are"
-            "\nwhat a disk kept busy gives; a mapped file that the system pages in may be slower."
+            "\nuniform: all experts are used alike; skewed: the k-th most used one of a layer 1/k as often. What a text"
+            "\nreally uses: 'pygrok experts MODEL TEXT'."
         )
-    if any(not result["fits"] and "here" not in result for result in results):
+    if any(not result["fits"] and "streamed" not in result for result in results):
         print("\nWithout the disk's rate (--disk, --disk-rate) nothing is known of streaming.")
     if any(result["needs_importance"] for result in results):
         print(

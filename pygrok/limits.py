@@ -1,0 +1,43 @@
+"""What a machine could do at best with a model, measured beside what it does: its speed drifts when others share it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pygrok import _core
+from pygrok.footprint import Footprint
+
+__all__ = ["Limits"]
+
+_BANDWIDTH_BYTES = 1 << 30
+_INT8_SECONDS = 0.2
+
+
+class Limits:
+    """The two limits of a model on this machine: decode waits for memory, prefill for integer dot products."""
+
+    def __init__(self, described: Footprint, threads: int, isa: str) -> None:
+        self._described = described
+        largest = max(described.tensors, key=lambda tensor: tensor.bytes)
+        self._path = described.paths[largest.shard]
+        size = Path(self._path).stat().st_size
+        self._length = min(size, _BANDWIDTH_BYTES)
+        # From the largest tensor on, as far as the file goes.
+        self._offset = max(0, min(largest.offset, size - self._length))
+        self._threads, self._isa = threads, isa
+
+    def read_rate(self) -> float:
+        """Bytes/s at which the same threads merely read the mapped file."""
+        return _core.read_bandwidth(self._path, self._offset, self._length, self._threads)
+
+    def int8_rate(self) -> float:
+        """Operations/s (two for each multiply-add) of the instruction set's integer dot product in registers."""
+        return _core.int8_rate(self._threads, self._isa, _INT8_SECONDS)
+
+    def decode_bytes(self) -> int:
+        """Bytes of weights that decoding one token reads."""
+        return self._described.active_bytes
+
+    def prefill_operations(self, tokens: int) -> int:
+        """Operations of a prompt, whose last token alone passes the end of the last layer."""
+        return 2 * (self._described.prompt_values * tokens + self._described.last_values)
