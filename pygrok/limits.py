@@ -16,13 +16,15 @@ _INT8_SECONDS = 0.2
 class Limits:
     """The two limits of a model on this machine: decode waits for memory, prefill for integer dot products."""
 
-    def __init__(self, described: Footprint, threads: int, isa: str) -> None:
+    def __init__(self, described: Footprint, threads: int, isa: str, *, experts: bool = True) -> None:
+        """experts: whether they may be mapped in; where they are streamed, that would take the memory of others."""
         self._described = described
-        largest = max(described.tensors, key=lambda tensor: tensor.bytes)
+        tensors = [t for t in described.tensors if experts or ".ffn_" not in t.name]
+        largest = max(tensors, key=lambda tensor: tensor.bytes)
         self._path = described.paths[largest.shard]
         size = Path(self._path).stat().st_size
-        self._length = min(size, _BANDWIDTH_BYTES)
         # From the largest tensor on, as far as the file goes.
+        self._length = min(size, _BANDWIDTH_BYTES) if experts else largest.bytes
         self._offset = max(0, min(largest.offset, size - self._length))
         self._threads, self._isa = threads, isa
 

@@ -10,7 +10,7 @@ from pygrok import machine
 __all__ = ["default_memory_limit", "needed", "parse_bytes", "usable"]
 
 # For the interpreter, its libraries and arrays, and the system's own book-keeping.
-_MARGIN = 128 << 20
+_MARGIN = 256 << 20
 _MARGIN_SHARE = 1 / 32
 
 _AMOUNT = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(ib|i|b)?|b)?", re.IGNORECASE)

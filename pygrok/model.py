@@ -63,7 +63,7 @@ def load(
     Of a larger one, what every token needs is read now; experts come when they are routed (docs/paging.md).
 
     path: a .gguf file, the first of its splits, or None for the model in the package.
-    threads: None uses all that this process may use.
+    threads: None uses all that this process may use and, by a short measurement, that add speed.
     context: positions a session may hold; None is the model's own limit.
     kv_type: type of the key/value cache: "f32", "f16", "bf16", or "q8_0", about half of f16, for heads that are a
         multiple of 32 (Grok-1's are 128).

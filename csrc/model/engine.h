@@ -18,7 +18,7 @@
 namespace pygrok {
 
 struct EngineOptions {
-  int threads = 0;     // 0 = all that this process may use
+  int threads = 0;     // 0 = all that add speed, see thread_choice.h
   size_t context = 0;  // 0 = the model's own
   std::string kv_type = "f16";
   size_t memory_limit = 0;  // bytes for weights, KV caches and working buffers; 0 = no limit

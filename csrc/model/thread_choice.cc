@@ -1,42 +1,48 @@
 #include "model/thread_choice.h"
 
+#include <time.h>
+
 #include <algorithm>
 #include <atomic>
-#include <chrono>
 #include <map>
 #include <mutex>
+#include <numeric>
+#include <vector>
 
 #include "util/thread_pool.h"
 
 namespace pygrok {
 namespace {
 
-using Clock = std::chrono::steady_clock;
-
-constexpr int kPasses = 3;  // the best counts: a neighbour may disturb one
-constexpr double kPassSeconds = 0.002;
+constexpr int kPasses = 3;  // the best counts
+constexpr size_t kTasksOfThread = 8;
 constexpr size_t kRoundsOfTask = 500;
 constexpr double kWorthwhile = 1.1;
 
-double SecondsSince(Clock::time_point start) {
-  return std::chrono::duration<double>(Clock::now() - start).count();
+double ThreadSeconds() {
+  timespec time = {};
+  clock_gettime(CLOCK_THREAD_CPUTIME_ID, &time);
+  return static_cast<double>(time.tv_sec) + 1e-9 * static_cast<double>(time.tv_nsec);
 }
 
-// Rounds per second of a region as long as those of a model, its end awaited like theirs.
+// What so many threads compute together. Each is timed by the processor time it got: what other programs take
+// at the moment says nothing about the machine.
 double RateWith(const KernelTable& kernels, int threads) {
   ThreadPool pool(threads);
   std::atomic<int32_t> sink{0};
-  auto run = [&](size_t tasks) {
-    const Clock::time_point start = Clock::now();
-    pool.Run(tasks, [&](size_t, size_t) {
-      sink.fetch_xor(kernels.int8_rounds(kRoundsOfTask), std::memory_order_relaxed);
-    });
-    return static_cast<double>(tasks) / SecondsSince(start);
-  };
-  const double once = run(static_cast<size_t>(threads));  // starts the threads and the vector units
-  const auto tasks = std::max(static_cast<size_t>(once * kPassSeconds), static_cast<size_t>(threads) * 4);
+  const size_t tasks = static_cast<size_t>(threads) * kTasksOfThread;
+  std::vector<double> seconds(tasks);
   double best = 0.0;
-  for (int pass = 0; pass < kPasses; ++pass) best = std::max(best, run(tasks));
+  for (int pass = 0; pass <= kPasses; ++pass) {
+    pool.Run(tasks, [&](size_t task, size_t) {
+      const double start = ThreadSeconds();
+      sink.fetch_xor(kernels.int8_rounds(kRoundsOfTask), std::memory_order_relaxed);
+      seconds[task] = ThreadSeconds() - start;
+    });
+    // The first pass starts the threads and the vector units.
+    const double total = std::accumulate(seconds.begin(), seconds.end(), 0.0);
+    if (pass > 0) best = std::max(best, static_cast<double>(tasks) * threads / total);
+  }
   return best;
 }
 

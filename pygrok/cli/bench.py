@@ -5,7 +5,6 @@ from __future__ import annotations
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -15,12 +14,10 @@ from pygrok.cli.errors import UsageError
 from pygrok.cli.options import AsJson, ModelFile, RunOptions, with_options
 
 if TYPE_CHECKING:
-    from pygrok.footprint import Footprint
+    from pygrok.limits import Limits
     from pygrok.model import Model
 
 _SECONDS = 20.0  # without -p or -n, neither phase's repeats should take longer than this together
-_BANDWIDTH_BYTES = 2**30
-_INT8_SECONDS = 0.3
 
 
 @with_options
@@ -54,6 +51,7 @@ def bench(
     """
     from pygrok._core import GgufFile
     from pygrok.footprint import footprint
+    from pygrok.limits import Limits
 
     begin = time.perf_counter()
     with run.opened(model) as loaded:
@@ -62,25 +60,26 @@ def bench(
         described = footprint(gguf)
         wanted = _lengths(loaded, prompt_tokens, tokens, repeats)
         meter = bench_paging.PagingMeter(loaded.engine)
+        mapped = loaded.engine.paging()["mode"] == "map"
+        limits = Limits(described, loaded.engine.threads, loaded.engine.isa, experts=mapped)
         result: dict[str, Any] = {
             "model": loaded.path,
             "threads": loaded.engine.threads,
             "isa": loaded.engine.isa,
             "kv_type": loaded.engine.kv_type,
             "load_seconds": load_seconds,
-            **_speeds(loaded, *wanted, repeats, meter),
+            **_speeds(loaded, *wanted, repeats, meter, limits),
             "paging": meter.result(described.paths),
             "memory": ui.resident(),
-            **_limits(loaded, described),
         }
-    _compare(result, described)
+    _compare(result, limits)
     bench_paging.compare(result)
     if run.route_slack:
         result["slack"] = bench_paging.slack_divergence(model, run)
     if as_json:
         ui.print_json(result)
     else:
-        _print(result, described)
+        _print(result)
 
 
 def _ids(loaded: Model, count: int, seed: int) -> list[int]:
@@ -123,15 +122,20 @@ def _lengths(loaded: Model, prompt_tokens: int | None, tokens: int | None, repea
 
 
 def _speeds(
-    loaded: Model, prefill: int, decode: int, repeats: int, meter: bench_paging.PagingMeter
+    loaded: Model, prefill: int, decode: int, repeats: int, meter: bench_paging.PagingMeter, limits: Limits
 ) -> dict[str, Any]:
-    prefills, decodes = [], []
+    """Each phase `repeats` times, its limit measured before each."""
+    prefills: list[float] = []
+    decodes: list[float] = []
+    int8_rates, read_rates = [], []
     for repeat in range(repeats):
         session = loaded.session()
         prompt = _ids(loaded, prefill, 10 + repeat)
         follow = _ids(loaded, decode, 1000 + repeat)
+        int8_rates.append(limits.int8_rate())
         with meter.phase("prefill"):
             prefills.append(prefill / _seconds(lambda s=session, p=prompt: s.feed(p)))  # type: ignore[misc]
+        read_rates.append(limits.read_rate())
         with meter.phase("decode"):
             begin = time.perf_counter()
             for token in follow:
@@ -140,53 +144,34 @@ def _speeds(
     return {
         "prefill": {"tokens": prefill, "tokens_per_second": statistics.median(prefills), "runs": prefills},
         "decode": {"tokens": decode, "tokens_per_second": statistics.median(decodes), "runs": decodes},
+        "read_bytes_per_second": statistics.median(read_rates),
+        "int8_operations_per_second": statistics.median(int8_rates),
     }
 
 
-def _limits(loaded: Model, described: Footprint) -> dict[str, Any]:
-    from pygrok import _core
-
-    largest = max(described.tensors, key=lambda tensor: tensor.bytes)
-    path = described.paths[largest.shard]
-    length = min(Path(path).stat().st_size, _BANDWIDTH_BYTES)
-    # From the largest tensor on, as far as the file goes.
-    offset = max(0, min(largest.offset, Path(path).stat().st_size - length))
-    _core.read_bandwidth(
-        path, offset, length, loaded.engine.threads
-    )  # brings the range into memory, if it fits
-    return {
-        "read_bytes_per_second": max(
-            _core.read_bandwidth(path, offset, length, loaded.engine.threads) for _ in range(3)
-        ),
-        "int8_operations_per_second": _core.int8_rate(
-            loaded.engine.threads, loaded.engine.isa, _INT8_SECONDS
-        ),
-    }
-
-
-def _compare(result: dict[str, Any], described: Footprint) -> None:
-    """Add the limits in tokens/s and the share of them that was reached."""
-    prefill = result["prefill"]
-    operations = 2 * (described.prompt_values + described.last_values / prefill["tokens"])
+def _compare(result: dict[str, Any], limits: Limits) -> None:
+    """Add rates, the limits in tokens/s and the share of them that was reached."""
+    prefill, decode = result["prefill"], result["decode"]
+    operations = limits.prefill_operations(prefill["tokens"]) / prefill["tokens"]
     bounds = {
-        "decode": result["read_bytes_per_second"] / described.active_bytes,
+        "decode": result["read_bytes_per_second"] / limits.decode_bytes(),
         "prefill": result["int8_operations_per_second"] / operations,
     }
     for phase, bound in bounds.items():
         result[phase]["limit_tokens_per_second"] = bound
         result[phase]["percent_of_limit"] = 100 * result[phase]["tokens_per_second"] / bound
     prefill["operations_per_second"] = prefill["tokens_per_second"] * operations
-    result["decode"]["bytes_per_second"] = result["decode"]["tokens_per_second"] * described.active_bytes
-    result["bytes_per_token"] = described.active_bytes
+    decode["bytes_per_second"] = decode["tokens_per_second"] * limits.decode_bytes()
+    result["bytes_per_token"] = limits.decode_bytes()
     result["operations_per_prompt_token"] = round(operations)
 
 
-def _print(result: dict[str, Any], described: Footprint) -> None:
-    def speed(phase: str) -> str:
+def _print(result: dict[str, Any]) -> None:
+    def speed(phase: str, rate: str) -> str:
         part = result[phase]
         return (
-            f"{ui.scaled(part['tokens_per_second'])} tokens/s over {part['tokens']} tokens, "
-            f"{part['percent_of_limit']:.0f}% of the limit of {ui.scaled(part['limit_tokens_per_second'])}"
+            f"{ui.scaled(part['tokens_per_second'])} tokens/s over {part['tokens']} tokens, {rate}: "
+            f"{part['percent_of_limit']:.0f}% of the limit of {ui.scaled(part['limit_tokens_per_second'])} tokens/s"
         )
 
     memory = result["memory"]
@@ -195,8 +180,8 @@ def _print(result: dict[str, Any], described: Footprint) -> None:
             ("model", result["model"]),
             ("run with", f"{result['threads']} threads, {result['isa']}, cache {result['kv_type']}"),
             ("load", f"{result['load_seconds'] * 1000:.0f} ms"),
-            ("prefill", speed("prefill")),
-            ("decode", speed("decode")),
+            ("prefill", speed("prefill", ui.scaled(result["prefill"]["operations_per_second"], "op/s"))),
+            ("decode", speed("decode", ui.scaled(result["decode"]["bytes_per_second"], "B/s"))),
             (
                 "memory",
                 f"{ui.size(memory['anonymous_bytes'])} of its own, "
@@ -211,7 +196,7 @@ def _print(result: dict[str, Any], described: Footprint) -> None:
             ),
             (
                 "per token",
-                f"{ui.size(described.active_bytes)} read, "
+                f"{ui.size(result['bytes_per_token'])} read, "
                 f"{ui.scaled(result['operations_per_prompt_token'])} operations in prefill",
             ),
         ]

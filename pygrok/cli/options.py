@@ -52,7 +52,7 @@ class RunOptions:
             "--threads",
             "-t",
             min=1,
-            help="Threads; default: all available.",
+            help="Threads; default: all that add speed.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),

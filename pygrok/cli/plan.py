@@ -90,7 +90,9 @@ def plan(
     ] = None,
     threads: Annotated[
         int | None,
-        typer.Option("--threads", "-t", min=1, help="Threads; default: all available.", show_default=False),
+        typer.Option(
+            "--threads", "-t", min=1, help="Threads; default: all that add speed.", show_default=False
+        ),
     ] = None,
     as_json: AsJson = False,
     debug: Debug = False,
