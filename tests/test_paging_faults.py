@@ -78,6 +78,7 @@ def test_while_it_waits_for_the_disk(
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, path, what, Path(__file__).parent, str(limit), str(threads)],
         env=environment,
+        cwd=tmp_path,  # from the tree, -c would import its sources
         capture_output=True,
         text=True,
         timeout=120,
