@@ -44,6 +44,7 @@ void ExpertStore::Plan(size_t layer, const std::vector<size_t>& pieces, std::spa
   State& s = *state_;
   const std::lock_guard lock(s.mutex);
   s.poll = poll;
+  ++s.plans;
   s.use.Observe(layer, shares, tokens);
   s.ForgetPredictions(layer);
   for (const size_t index : pieces) {

@@ -64,6 +64,7 @@ void ExpertStore::State::Run() {
     piece.cancel = false;
     ahead_in_flight += job->ahead;
     if (in_flight++ == 0) reading_since = Clock::now();
+    const size_t plan_then = plans;
     lock.unlock();
     size_t bytes = 0;
     const std::byte* data = nullptr;
@@ -80,11 +81,12 @@ void ExpertStore::State::Run() {
     if (job->ahead) counters.bytes_predicted_read += bytes;
     if (piece.cancel) counters.bytes_wasted += bytes;
     if (data == nullptr) {
-      // A prediction that was given up may be planned by now: then somebody asks again.
+      // What was begun for an earlier plan, and given up or failed, may be planned by now: then somebody asks
+      // again.
       piece.place = kAbsent;
       piece.ahead = false;
       free_slots.push_back(job->slot);
-      if (failed && piece.rows_left > 0 && !error) error = failed;
+      if (failed && piece.rows_left > 0 && plan_then == plans && !error) error = failed;
     } else {
       piece.place = kResident;
       ++held[piece.group];

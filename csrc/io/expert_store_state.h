@@ -103,6 +103,7 @@ struct ExpertStore::State {
   std::vector<size_t> parked_slots;  // without memory, beyond what the ledger allows
   size_t usable_slots;
   std::vector<size_t> plan;   // pieces in the order of use
+  size_t plans = 0;           // made so far
   size_t cursor = 0;          // into plan: what lies before was read or is being read
   std::deque<size_t> wanted;  // absent pieces that a thread waits for: read before all others
   std::deque<Ahead> ahead;
