@@ -35,7 +35,7 @@ void FetchStreams(uintptr_t address, size_t stream_bytes) {
 
 // One token: what is unpacked stays in registers where it fits, instead of going through the cache.
 template <class Codec>
-[[gnu::noinline, gnu::flatten]] void AddStretch(Rows rows, size_t blocks, const std::byte* a, F32& sum) {
+PYGROK_FLATTEN [[gnu::noinline]] void AddStretch(Rows rows, size_t blocks, const std::byte* a, F32& sum) {
   constexpr size_t kUnpacked = Codec::kValues / kBlockValues;
   F32 acc[1][1] = {{sum}};
   for (size_t b = 0; b < blocks; b += kUnpacked) {

@@ -10,10 +10,13 @@
 namespace pygrok {
 namespace {
 
+// Checked, unrolled and inlined, the bodies would take minutes to compile.
 #ifdef __SANITIZE_ADDRESS__
-constexpr int kUnroll = 1;  // checked and unrolled, the bodies take minutes to compile
+constexpr int kUnroll = 1;
+#define PYGROK_FLATTEN
 #else
 constexpr int kUnroll = 16;  // tiles live in registers
+#define PYGROK_FLATTEN [[gnu::flatten]]
 #endif
 constexpr size_t kChunkBlocks = 64;  // blocks of a row unpacked at a time at most
 static_assert(kRowTile % (kPanelsTogether * kLanes) == 0 && kChunkBlocks % kSuperBlocks == 0);
