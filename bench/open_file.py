@@ -22,6 +22,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 from gguf_files import ARRAY, F32, I32, STRING, U32, Entry, File, Tensor
+from memory_group import drop_page_cache
 
 from pygrok._core import GgufFile, tensor_types
 
@@ -84,20 +85,11 @@ def resident_bytes() -> int:
     return next(int(line.split()[1]) * 1024 for line in status.splitlines() if line.startswith("RssFile:"))
 
 
-def drop_from_page_cache(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(descriptor)
-
-
 def measure(path: Path, repeat: int, peer: bool) -> dict[str, float]:
     header, size = grok1("q4_0")
     path.write_bytes(header)
     os.truncate(path, size)
-    drop_from_page_cache(path)
+    drop_page_cache(path)
     cold = seconds(lambda: GgufFile(str(path)))
     warm = [seconds(lambda: GgufFile(str(path))) for _ in range(repeat)]
     before = resident_bytes()

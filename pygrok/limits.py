@@ -32,9 +32,9 @@ class Limits:
         """Bytes/s at which the same threads merely read the mapped file."""
         return _core.read_bandwidth(self._path, self._offset, self._length, self._threads)
 
-    def int8_rate(self) -> float:
-        """Operations/s (two for each multiply-add) of the instruction set's integer dot product in registers."""
-        return _core.int8_rate(self._threads, self._isa, _INT8_SECONDS)
+    def int8_rate(self, isa: str | None = None) -> float:
+        """Operations/s (two for each multiply-add) of an instruction set's integer dot product in registers."""
+        return _core.int8_rate(self._threads, isa or self._isa, _INT8_SECONDS)
 
     def decode_bytes(self) -> int:
         """Bytes of weights that decoding one token reads."""

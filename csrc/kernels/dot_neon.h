@@ -6,6 +6,20 @@
 namespace pygrok {
 namespace {
 
+// Signed by signed, four products to a lane, exact in 32 bits; all codes of weights are below 128, so they
+// are signed bytes as well. Step is what processors differ in.
+struct SignedSums {
+  using Acc = I32;
+  static Acc Nothing() { return SplatI32(0); }
+  static Acc Join(Acc a, Acc b) { return AddI32(a, b); }
+  static Bytes Pack(Bytes x) { return x; }
+  template <size_t>
+  static Acc Init(const ActivationBlock&) {
+    return Nothing();
+  }
+  static F32 Finish(Acc acc, const ActivationBlock&) { return ToFloat(acc); }
+};
+
 #ifdef __ARM_FEATURE_DOTPROD
 // Four values of an activation block: a lane of the 16 in a register, which the instruction takes as it is.
 #define PYGROK_FOUR_OF_BLOCK
@@ -15,17 +29,7 @@ struct Four {
 };
 inline Four FourOfBlock(const int8_t* values, size_t j) { return {vld1q_s8(values + j / 4 * 16), j % 4}; }
 
-// Signed by signed, four products to a lane, exact in 32 bits; all codes of weights are below 128, so they
-// are signed bytes as well.
-struct DotSigned {
-  using Acc = I32;
-  static Acc Nothing() { return SplatI32(0); }
-  static Acc Join(Acc a, Acc b) { return AddI32(a, b); }
-  static Bytes Pack(Bytes x) { return x; }
-  template <size_t>
-  static Acc Init(const ActivationBlock&) {
-    return Nothing();
-  }
+struct DotSigned : SignedSums {
   static Acc Step(Acc acc, Bytes w, Bytes a) {
     return {vdotq_s32(acc.lo, Signed(w.lo), Signed(a.lo)), vdotq_s32(acc.hi, Signed(w.hi), Signed(a.hi))};
   }
@@ -39,7 +43,6 @@ struct DotSigned {
            : a.lane == 2 ? Step<2>(acc, w, a.values)
                          : Step<3>(acc, w, a.values);
   }
-  static F32 Finish(Acc acc, const ActivationBlock&) { return ToFloat(acc); }
 };
 struct DotCode : DotSigned {};
 struct DotNibble : DotSigned {
@@ -57,19 +60,10 @@ inline int32x4_t AddProducts(int32x4_t acc, uint8x16_t w, uint8x16_t a) {
   const int16x8_t high = vmull_high_s8(Signed(w), Signed(a));
   return vpadalq_s16(acc, vpaddq_s16(low, high));
 }
-struct DotSigned {
-  using Acc = I32;
-  static Acc Nothing() { return SplatI32(0); }
-  static Acc Join(Acc a, Acc b) { return AddI32(a, b); }
-  static Bytes Pack(Bytes x) { return x; }
-  template <size_t>
-  static Acc Init(const ActivationBlock&) {
-    return Nothing();
-  }
+struct DotSigned : SignedSums {
   static Acc Step(Acc acc, Bytes w, Bytes a) {
     return {AddProducts(acc.lo, w.lo, a.lo), AddProducts(acc.hi, w.hi, a.hi)};
   }
-  static F32 Finish(Acc acc, const ActivationBlock&) { return ToFloat(acc); }
 };
 
 // Sums of products in 16 bits, one for each of the four bytes of a row, and what is to be added at the end.

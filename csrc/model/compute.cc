@@ -13,8 +13,11 @@ namespace {
 
 // Starting a parallel region costs a few microseconds: a task should be worth it.
 constexpr size_t kTaskOperations = 1 << 17;
+// Of weights, for few tokens: sixteen streams of 64 KiB.
 constexpr size_t kTaskBytes = 1 << 20;
+// At least so many, so that a thread that is held up leaves its share to the others.
 constexpr size_t kTasksOfThread = 8;
+// From here on every table multiplies panels with tiles of tokens (kDirectTokens is at most 12).
 constexpr size_t kManyTokens = 13;
 constexpr size_t kManyTokensRows = 512;
 // Tasks of paged rows also ask the store for them.

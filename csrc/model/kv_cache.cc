@@ -22,20 +22,24 @@ constexpr size_t kPiece = 64;
 // Where code i of a piece lies in it.
 constexpr size_t PlaceOf(size_t i) { return i % 16 * 4 + i / 16; }
 
-// Calls move.operator()<bytes>(place in the run, place in the vector) for all pieces of a key at `position`.
+// Calls move.operator()<bytes>(place in the run, place in the vector) for all floats of a vector: float i
+// lies at first + i * step of the run's.
+template <size_t kBytes, typename Move>
+void ForFloats(size_t head_size, size_t first, size_t step, const Move& move) {
+  for (size_t i = 0; i < head_size; ++i)
+    move.template operator()<kBytes>((first + i * step) * kBytes, i * kBytes);
+}
+
+// Calls `move` so for all pieces of a key at `position`.
 template <typename Move>
 void ForKey(KvType type, size_t head_size, size_t position, const Move& move) {
   switch (type) {
     case KvType::kF32:
-      for (size_t i = 0; i < head_size; ++i) {
-        move.template operator()<4>((i * kKvBlockPositions + position) * 4, i * 4);
-      }
+      ForFloats<4>(head_size, position, kKvBlockPositions, move);
       break;
     case KvType::kF16:
     case KvType::kBf16:
-      for (size_t i = 0; i < head_size; ++i) {
-        move.template operator()<2>((i * kKvBlockPositions + position) * 2, i * 2);
-      }
+      ForFloats<2>(head_size, position, kKvBlockPositions, move);
       break;
     case KvType::kQ8_0:
       for (size_t i = 0; i < head_size / kBlockValues; ++i) {
@@ -54,15 +58,11 @@ template <typename Move>
 void ForValue(KvType type, size_t head_size, size_t position, const Move& move) {
   switch (type) {
     case KvType::kF32:
-      for (size_t i = 0; i < head_size; ++i) {
-        move.template operator()<4>((position * head_size + i) * 4, i * 4);
-      }
+      ForFloats<4>(head_size, position * head_size, 1, move);
       break;
     case KvType::kF16:
     case KvType::kBf16:
-      for (size_t i = 0; i < head_size; ++i) {
-        move.template operator()<2>((position * head_size + i) * 2, i * 2);
-      }
+      ForFloats<2>(head_size, position * head_size, 1, move);
       break;
     case KvType::kQ8_0:
       for (size_t i = 0; i < head_size / kBlockValues; ++i) {
