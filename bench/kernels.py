@@ -3,8 +3,8 @@
     python bench/kernels.py --types q4_0,q8_0 --isas avx2,avx512_vnni --tokens 1,4,64 --threads 2 [--json]
 
 For one token: GB/s of weights, and percent of the bandwidth at which the same threads read a mapped file of
-the same size. For more: GOP/s (2 per multiply-add) and percent of the rate that the table's int8 dot product
-reaches in registers (for float weights the int8 rate is no limit: no percent is given). Limits are measured
+the same size. For more: GOP/s (2 per multiply-add) and percent of the rate that the table's dot product
+reaches in registers (for float weights that rate is no limit: no percent is given). Limits are measured
 right before and after each kernel, since a shared machine drifts.
 """
 
@@ -25,7 +25,8 @@ from pygrok import _core
 # Short windows, of which the best counts, as with the kernels: a long one is always disturbed.
 WINDOW = 0.004
 WINDOWS = 10
-ROWS_FOR_MANY = 512  # tokens above 16
+ROWS_FOR_MANY = 2048  # tokens above 16
+MANY_TOKENS = 16  # from here on the engine takes the kernel for many tokens
 
 # Where blocks keep their f16 scale and minimum, if not in their first two bytes alone.
 HALVES_AT = {
@@ -42,7 +43,7 @@ class Measurement:
     gb_per_s: float  # weights
     gop_per_s: float
     bandwidth_percent: float
-    int8_percent: float | None  # of quantized types
+    dot_percent: float | None  # of quantized types
 
 
 def random_weights(kind: str, rows: int, columns: int) -> NDArray[np.uint8]:
@@ -77,11 +78,13 @@ def measure(
     def limits() -> tuple[float, float]:
         return (
             _core.read_bandwidth(file, 0, weights.nbytes, threads),
-            max(_core.int8_rate(threads, isa, WINDOW) for _ in range(WINDOWS)),
+            max(_core.dot_rate(threads, isa, WINDOW) for _ in range(WINDOWS)),
         )
 
+    many = tokens >= MANY_TOKENS and _core.kernels.has_many(kind, isa)
+
     def run(repeats: int) -> float:
-        return _core.kernels.time_matmul(kind, weights, x, isa, threads, repeats) / repeats
+        return _core.kernels.time_matmul(kind, weights, x, isa, threads, repeats, many) / repeats
 
     once = run(1)
     before = limits()
@@ -97,7 +100,7 @@ def measure(
         gb_per_s=weights.nbytes / best / 1e9,
         gop_per_s=operations / 1e9,
         bandwidth_percent=100 * weights.nbytes / best / bandwidth,
-        int8_percent=100 * operations / rate if kind not in ("f32", "f16", "bf16") else None,
+        dot_percent=100 * operations / rate if kind not in ("f32", "f16", "bf16") else None,
     )
 
 
@@ -137,12 +140,12 @@ def main() -> None:
     parser.add_argument("--json", action="store_true", help="one JSON object a line")
     args = parser.parse_args()
     if not args.json:
-        print(f"{'type':8}{'isa':13}{'tokens':>7}{'GB/s':>8}{'% read':>8}{'GOP/s':>9}{'% int8':>8}")
+        print(f"{'type':8}{'isa':13}{'tokens':>7}{'GB/s':>8}{'% read':>8}{'GOP/s':>9}{'% dots':>8}")
     for m in measurements(args):
         if args.json:
             print(json.dumps(asdict(m)), flush=True)
             continue
-        percent = "" if m.int8_percent is None else f"{m.int8_percent:.0f}"
+        percent = "" if m.dot_percent is None else f"{m.dot_percent:.0f}"
         print(
             f"{m.type:8}{m.isa:13}{m.tokens:7}{m.gb_per_s:8.1f}{m.bandwidth_percent:8.0f}"
             f"{m.gop_per_s:9.0f}{percent:>8}",

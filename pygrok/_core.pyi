@@ -251,8 +251,9 @@ class StoreProbe:
 def read_bandwidth(path: str, offset: int, length: int, threads: int) -> float:
     """Bytes per second at which this many threads read a range of a mapped file."""
 
-def int8_rate(threads: int, isa: str, seconds: float) -> float:
-    """int8 multiply-adds x 2 per second that the instruction set's dot product reaches in registers."""
+def dot_rate(threads: int, isa: str, seconds: float) -> float:
+    """Multiply-adds x 2 per second that the instruction set's dot product reaches in registers: of int8, with
+    avx512_amx of bfloat16 on tiles."""
 
 def quantize_rows(
     type: str,
@@ -387,10 +388,16 @@ class kernels:  # noqa: N801
     def select(isa: str = "") -> str:
         """Name of the table that this isa stands for."""
     @staticmethod
+    def has_many(type: str, isa: str = "") -> bool:
+        """Whether the table has another kernel for 16 or more tokens."""
+    @staticmethod
     def matmul(
-        type: str, weights: NDArray[np.uint8], x: NDArray[np.float32], isa: str = ""
+        type: str, weights: NDArray[np.uint8], x: NDArray[np.float32], isa: str = "", many: bool = False
     ) -> NDArray[np.float32]:
-        """x [n, k] times weights [rows, row_bytes] -> [n, rows], x prepared as the table wants it."""
+        """x [n, k] times weights [rows, row_bytes] -> [n, rows], x prepared as the table wants it.
+
+        many: with the kernel for many tokens; ValueError without one and for n < 16 or k % 32 != 0.
+        """
     @staticmethod
     def time_matmul(
         type: str,
@@ -399,6 +406,7 @@ class kernels:  # noqa: N801
         isa: str,
         threads: int,
         repeats: int,
+        many: bool = False,
     ) -> float:
         """Seconds for `repeats` such matmuls, rows shared out over threads as the engine does it."""
     @staticmethod

@@ -10,11 +10,11 @@ from pygrok.footprint import Footprint
 __all__ = ["Limits"]
 
 _BANDWIDTH_BYTES = 1 << 30
-_INT8_SECONDS = 0.2
+_DOT_SECONDS = 0.2
 
 
 class Limits:
-    """The two limits of a model on this machine: decode waits for memory, prefill for integer dot products."""
+    """The two limits of a model on this machine: decode waits for memory, prefill for dot products."""
 
     def __init__(self, described: Footprint, threads: int, isa: str, *, experts: bool = True) -> None:
         """experts: whether they may be mapped in; where they are streamed, that would take the memory of others."""
@@ -32,9 +32,12 @@ class Limits:
         """Bytes/s at which the same threads merely read the mapped file."""
         return _core.read_bandwidth(self._path, self._offset, self._length, self._threads)
 
-    def int8_rate(self, isa: str | None = None) -> float:
-        """Operations/s (two for each multiply-add) of an instruction set's integer dot product in registers."""
-        return _core.int8_rate(self._threads, isa or self._isa, _INT8_SECONDS)
+    def dot_rate(self, isa: str | None = None) -> float:
+        """Operations/s (two for each multiply-add) of an instruction set's dot product in registers.
+
+        Of int8, with avx512_amx of bfloat16.
+        """
+        return _core.dot_rate(self._threads, isa or self._isa, _DOT_SECONDS)
 
     def decode_bytes(self) -> int:
         """Bytes of weights that decoding one token reads."""

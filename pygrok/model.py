@@ -72,7 +72,10 @@ def load(
     isa: instruction set of the kernels; None is $PYGROK_ISA, else the best that this processor has.
     activations: precision in products with quantized weights, "int8", "int16" or "int24": one, two or three int8 per
         value. int8 is fastest in prefill, int24 as good as f32; decoding waits for memory and is as fast with each.
-        None is int24 for q8_0 weights, which hold the release exactly, else int8.
+        With each of them a result is the same bits however a prompt is cut and whatever shares the batch. None is
+        int24 for q8_0 weights, which hold the release exactly, else int8; on processors with AMX 16 rows or more
+        take bfloat16 instead, which is several times as fast and more precise than int8 (for q8_0 three of them,
+        as good as f32), but there the last digits depend on how rows are put together.
 
     expert_io: how experts come into memory. "auto": mapped if all fits the limit, else the faster of direct and
         buffered reads. "map" maps always, "direct" and "buffered" always read into memory of their own.

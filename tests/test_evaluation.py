@@ -38,7 +38,10 @@ def exact_log_probabilities(model: pygrok.Model, ids: NDArray[np.int32]) -> NDAr
 
 
 def test_figures_are_numpys(tiny_models: dict[str, Path]) -> None:
-    with pygrok.load(tiny_models["f32"]) as model, pygrok.load(tiny_models["q4_0"]) as other:
+    with (
+        pygrok.load(tiny_models["f32"]) as model,
+        pygrok.load(tiny_models["q4_0"], activations="int8") as other,
+    ):
         ids = ids_of(model)
         reference = evaluation.reference_log_probabilities(model, ids, window=WINDOW, stride=STRIDE)
         done: list[int] = []

@@ -87,7 +87,7 @@ def test_sums_are_the_reference_models(tiny_models: dict[str, Path]) -> None:
 def test_sums_do_not_depend_on_threads_or_pieces(tiny_models: dict[str, Path]) -> None:
     results = []
     for threads, cuts in ((1, []), (2, [300]), (5, [1, 2, 150, 599])):
-        with pygrok.load(tiny_models["q4_0"], threads=threads) as model:
+        with pygrok.load(tiny_models["q4_0"], threads=threads, activations="int8") as model:
             results.append(sums_of(model, np.split(tokens(model, 600), cuts)))
     for other in results[1:]:
         for name, (squares, counts) in results[0].items():
@@ -173,11 +173,11 @@ def test_extreme_sums_stay_finite_and_positive(scale: float) -> None:
 
 @pytest.fixture
 def collected(tiny_models: dict[str, Path]) -> ImportanceMatrix:
-    return collect_small(tiny_models["q8_0"])
+    return collect_small(tiny_models["f32"])
 
 
 def test_collect_is_chunk_by_chunk(tiny_models: dict[str, Path], collected: ImportanceMatrix) -> None:
-    with pygrok.load(tiny_models["q8_0"], threads=1) as model:
+    with pygrok.load(tiny_models["f32"], threads=1) as model:
         ids = tokens(model, 700)
         sums, seen = model.input_sums(), []
         for start in range(0, 700, 100):
@@ -195,7 +195,7 @@ def test_collect_is_chunk_by_chunk(tiny_models: dict[str, Path], collected: Impo
 
 
 def test_merge(tiny_models: dict[str, Path], collected: ImportanceMatrix) -> None:
-    with pygrok.load(tiny_models["q8_0"]) as model:
+    with pygrok.load(tiny_models["f32"]) as model:
         parts = [tokens(model, 700), tokens(model, 40, 1)]
         a, b = (
             collect(model, [ids], chunk_size=100, datasets=[d]) for ids, d in zip(parts, "ab", strict=True)

@@ -43,16 +43,16 @@ def test_runnable_types() -> None:
     assert {"f32", "f16", "bf16", "q8_0", "q4_0"} <= set(_core.runnable_types())
 
 
-def test_int8_rate_of_every_table(isa: str) -> None:
-    assert _core.int8_rate(1, isa, 0.01) > 1e8
+def test_dot_rate_of_every_table(isa: str) -> None:
+    assert _core.dot_rate(1, isa, 0.01) > 1e8
 
 
 @pytest.mark.parametrize(
     ("threads", "seconds"), [(-1, 1.0), (5000, 1.0), (1, 0.0), (1, float("nan")), (1, 1e9)]
 )
-def test_int8_rate_checks_its_arguments(threads: int, seconds: float) -> None:
+def test_dot_rate_checks_its_arguments(threads: int, seconds: float) -> None:
     with pytest.raises(ValueError, match="must be"):
-        _core.int8_rate(threads, "", seconds)
+        _core.dot_rate(threads, "", seconds)
 
 
 def test_read_bandwidth(tmp_path: Path) -> None:

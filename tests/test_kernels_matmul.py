@@ -120,7 +120,8 @@ import numpy as np
 from kernel_reference import QUANTIZED, at_page_end, random_blocks, widths
 from pygrok import _core
 isa = sys.argv[1]
-cases = [(kind, widths(kind, [1, 3, 9])) for kind in QUANTIZED] + [(kind, [33, 97]) for kind in ("f32", "f16", "bf16")]
+cases = [(kind, widths(kind, [1, 3, 9])) for kind in QUANTIZED]
+cases += [(kind, [33, 96, 97]) for kind in ("f32", "f16", "bf16")]
 for kind, columns in cases:
     for k in columns:
         for rows in (1, 3, 16, 17):
@@ -132,6 +133,10 @@ for kind, columns in cases:
             for n in (1, 2, 13):
                 x = np.ones((n, k), np.float32)
                 results = [_core.kernels.matmul(kind, d, x, isa) for d in (edge, data)]
+                assert np.array_equal(*results, equal_nan=True)
+            if k % 32 == 0 and _core.kernels.has_many(kind, isa):
+                x = np.ones((17, k), np.float32)
+                results = [_core.kernels.matmul(kind, d, x, isa, many=True) for d in (edge, data)]
                 assert np.array_equal(*results, equal_nan=True)
             results = [_core.dequantize_rows(kind, d, k, isa) for d in (edge, data)]
             assert np.array_equal(*results, equal_nan=True)

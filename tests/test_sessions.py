@@ -13,17 +13,18 @@ import pygrok
 from pygrok import _core
 
 KINDS = ["f32", "bf16", "q8_0", "q4_0"]
+SAME_BITS = "int24"  # activations that promise the same bits however rows are put together
 
 
 @pytest.fixture(params=KINDS)
 def model(request: pytest.FixtureRequest, tiny_models: dict[str, Path]) -> Iterator[pygrok.Model]:
-    with pygrok.load(tiny_models[request.param]) as model:
+    with pygrok.load(tiny_models[request.param], activations=SAME_BITS) as model:
         yield model
 
 
 @pytest.fixture
 def q8(tiny_models: dict[str, Path]) -> Iterator[pygrok.Model]:
-    with pygrok.load(tiny_models["q8_0"]) as model:
+    with pygrok.load(tiny_models["q8_0"], activations=SAME_BITS) as model:
         yield model
 
 
@@ -34,7 +35,7 @@ def tokens(model: pygrok.Model, count: int, seed: int = 0) -> NDArray[np.int32]:
 @pytest.mark.parametrize("pieces", [[150], [1] * 150, [64, 64, 22], [63, 2, 85], [3, 1, 100, 46]])
 def test_pieces_give_the_same_bits(model: pygrok.Model, pieces: list[int], isa: str) -> None:
     ids = tokens(model, 150)
-    with pygrok.load(model.path, isa=isa) as forced:
+    with pygrok.load(model.path, isa=isa, activations=SAME_BITS) as forced:
         whole = forced.logits(ids)
         session = forced.session()
         at = 0
@@ -42,6 +43,25 @@ def test_pieces_give_the_same_bits(model: pygrok.Model, pieces: list[int], isa: 
             last = session.feed(ids[at : at + piece])
             at += piece
             np.testing.assert_array_equal(last, whole[at - 1])
+
+
+@pytest.mark.parametrize("kind", ["bf16", "q8_0", "q4_0"])
+def test_activations_by_default(tiny_models: dict[str, Path], kind: str, isa: str) -> None:
+    """Prompts, at once or in long pieces, are as near to what exact activations give as single tokens are."""
+
+    def logits(isa: str, activations: str | None, *pieces: int) -> NDArray[np.float32]:
+        with pygrok.load(tiny_models[kind], isa=isa, kv_type="f32", activations=activations) as model:
+            session = model.session()
+            return [session.feed(part) for part in np.split(tokens(model, 150), np.cumsum(pieces))][-1]
+
+    exact = logits("scalar", "int24")
+
+    def noise(*pieces: int) -> float:
+        return float(np.sqrt(np.mean((logits(isa, None, *pieces) - exact) ** 2)))
+
+    single = noise(*[1] * 149)
+    assert noise() <= 1.5 * single + 2e-5
+    assert noise(64, 40) <= 1.5 * single + 2e-5
 
 
 KV_BYTES = {"f32": 4, "f16": 2, "bf16": 2, "q8_0": 34 / 32}

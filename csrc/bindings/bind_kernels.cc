@@ -56,13 +56,13 @@ double MeasureReadBandwidth(const std::string& path, size_t offset, size_t lengt
   return rate;
 }
 
-double MeasureInt8Rate(int threads, const std::string& isa, double seconds) {
+double MeasureDotRate(int threads, const std::string& isa, double seconds) {
   const int count = ThreadCount(threads);
   if (!(seconds > 0 && seconds <= 60)) throw std::invalid_argument("seconds must be above 0 and at most 60");
   const KernelTable& kernels = SelectTable(isa);
   const py::gil_scoped_release release;
   ThreadPool pool(count);
-  return Int8Rate(kernels, pool, seconds);
+  return DotRate(kernels, pool, seconds);
 }
 
 }  // namespace
@@ -73,7 +73,7 @@ void BindKernels(py::module_& m) {
   m.def("runnable_types", &RunnableTypes);
   m.def("read_bandwidth", &MeasureReadBandwidth, py::arg("path"), py::arg("offset"), py::arg("length"),
         py::arg("threads"));
-  m.def("int8_rate", &MeasureInt8Rate, py::arg("threads"), py::arg("isa"), py::arg("seconds"));
+  m.def("dot_rate", &MeasureDotRate, py::arg("threads"), py::arg("isa"), py::arg("seconds"));
   BindKernelHooks(m);
 }
 

@@ -13,6 +13,7 @@
 #include <vector>
 
 #include "bindings/attention_hooks.h"
+#include "kernels/activations.h"
 #include "kernels/registry.h"
 #include "model/kv_cache.h"
 #include "util/aligned.h"
@@ -94,6 +95,17 @@ AlignedBuffer<std::byte> PrepareRows(const KernelTable& kernels, ActivationForma
   return rows;
 }
 
+// The same in pieces, as matmul_many wants them.
+AlignedBuffer<std::byte> InPieces(const AlignedBuffer<std::byte>& rows, size_t n) {
+  AlignedBuffer<std::byte> pieces(rows.size());
+  const size_t of_row = rows.size() / n / kPieceBytes;
+  for (size_t i = 0; i < n * of_row; ++i) {
+    std::memcpy(pieces.data() + (i % of_row * n + i / of_row) * kPieceBytes, rows.data() + i * kPieceBytes,
+                kPieceBytes);
+  }
+  return pieces;
+}
+
 // Values between the rows of an output and bytes behind the scratch, which no kernel may touch.
 constexpr size_t kGuardFloats = 3;
 constexpr size_t kGuardBytes = 64;
@@ -108,12 +120,35 @@ void CheckGuard(const void* p, size_t bytes, const char* what) {
   }
 }
 
-Floats Matmul(const std::string& type, const Raw& weights, const Floats& x, const std::string& isa) {
+// A table's way to multiply: matmul, or matmul_many.
+struct Way {
+  ActivationFormat activation;
+  void (*matmul)(const MatmulArgs& args);
+};
+
+Way WayOf(const WeightKernels& kernels, bool many, size_t n, size_t k) {
+  if (!many) return {kernels.activation, kernels.matmul};
+  if (kernels.matmul_many == nullptr) throw std::invalid_argument("this table has no such kernel");
+  if (n < kManyTokens || k % kBlockValues != 0) {
+    throw std::invalid_argument("many tokens are " + std::to_string(kManyTokens) +
+                                " or more, of a multiple of 32 values");
+  }
+  return {kernels.many_activation, kernels.matmul_many};
+}
+
+bool HasMany(const std::string& type, const std::string& isa) {
+  const KernelTable& kernels = SelectTable(isa);
+  return kernels.of(TypeNamed(type, kernels).type).matmul_many != nullptr;
+}
+
+Floats Matmul(const std::string& type, const Raw& weights, const Floats& x, const std::string& isa,
+              bool many) {
   const KernelTable& kernels = SelectTable(isa);
   const TensorTypeInfo& info = TypeNamed(type, kernels);
   RequireDimensions(x, "x", 2);
   const size_t n = Size(x, 0), k = Size(x, 1);
   RequireRows(info, weights, k);
+  const Way way = WayOf(kernels.of(info.type), many, n, k);
   const size_t rows = Size(weights, 0);
   const size_t stride = rows + kGuardFloats;
   Floats result({n, rows});
@@ -122,21 +157,22 @@ Floats Matmul(const std::string& type, const Raw& weights, const Floats& x, cons
   const std::byte* data = BytesOf(weights);
   const py::gil_scoped_release release;
 
-  const AlignedBuffer<std::byte> prepared =
-      PrepareRows(kernels, kernels.of(info.type).activation, from, n, k);
+  AlignedBuffer<std::byte> prepared = PrepareRows(kernels, way.activation, from, n, k);
+  if (many) prepared = InPieces(prepared, n);
   const AlignedBuffer<std::byte> scratch(kScratchBytes + kGuardBytes);
   FillGuard(scratch.data(), kScratchBytes + kGuardBytes);
   std::vector<float> out(kGuardFloats + n * stride);
   FillGuard(out.data(), out.size() * sizeof(float));
-  kernels.of(info.type).matmul({.weights = data,
-                                .row_bytes = RowBytes(info.type, k),
-                                .rows = rows,
-                                .k = k,
-                                .activations = prepared.data(),
-                                .n = n,
-                                .out = out.data() + kGuardFloats,
-                                .out_stride = stride,
-                                .scratch = scratch.data()});
+  way.matmul({.weights = data,
+              .row_bytes = RowBytes(info.type, k),
+              .rows = rows,
+              .k = k,
+              .activations = prepared.data(),
+              .n = n,
+              .out = out.data() + kGuardFloats,
+              .out_stride = stride,
+              .scratch = scratch.data(),
+              .piece_stride = n * kPieceBytes});
   CheckGuard(scratch.data() + kScratchBytes, kGuardBytes, "its scratch");
   CheckGuard(out.data(), kGuardFloats * sizeof(float), "its output");
   for (size_t t = 0; t < n; ++t) {
@@ -149,7 +185,7 @@ Floats Matmul(const std::string& type, const Raw& weights, const Floats& x, cons
 
 // Times `repeats` calls of a matmul shared out over threads as the engine does it.
 double TimeMatmul(const std::string& type, const Raw& weights, const Floats& x, const std::string& isa,
-                  int threads, int repeats) {
+                  int threads, int repeats, bool many) {
   const KernelTable& kernels = SelectTable(isa);
   const TensorTypeInfo& info = TypeNamed(type, kernels);
   RequireDimensions(x, "x", 2);
@@ -157,30 +193,34 @@ double TimeMatmul(const std::string& type, const Raw& weights, const Floats& x, 
   RequireRows(info, weights, k);
   if (threads < 1 || threads > 1024 || repeats < 1)
     throw std::invalid_argument("threads and repeats must be 1 or more");
+  const Way way = WayOf(kernels.of(info.type), many, n, k);
   const size_t rows = Size(weights, 0);
+  const size_t task_rows =
+      RoundUp(std::clamp<size_t>(rows / (8 * static_cast<size_t>(threads)), 1, 8 * kRowTile), kRowTile);
   const float* from = x.data();
   const std::byte* data = BytesOf(weights);
   const py::gil_scoped_release release;
 
-  const AlignedBuffer<std::byte> prepared =
-      PrepareRows(kernels, kernels.of(info.type).activation, from, n, k);
+  AlignedBuffer<std::byte> prepared = PrepareRows(kernels, way.activation, from, n, k);
+  if (many) prepared = InPieces(prepared, n);
   ThreadPool pool(threads);
   const AlignedBuffer<std::byte> scratch(kScratchBytes * static_cast<size_t>(pool.size()));
   const AlignedBuffer<float> out(n * rows);
   const size_t row_bytes = RowBytes(info.type, k);
   const auto start = std::chrono::steady_clock::now();
   for (int i = 0; i < repeats; ++i) {
-    pool.Run((rows + kRowTile - 1) / kRowTile, [&](size_t tile, size_t worker) {
-      const size_t row = tile * kRowTile;
-      kernels.of(info.type).matmul({.weights = data + row * row_bytes,
-                                    .row_bytes = row_bytes,
-                                    .rows = std::min(kRowTile, rows - row),
-                                    .k = k,
-                                    .activations = prepared.data(),
-                                    .n = n,
-                                    .out = out.data() + row,
-                                    .out_stride = rows,
-                                    .scratch = scratch.data() + worker * kScratchBytes});
+    pool.Run((rows + task_rows - 1) / task_rows, [&](size_t task, size_t worker) {
+      const size_t row = task * task_rows;
+      way.matmul({.weights = data + row * row_bytes,
+                  .row_bytes = row_bytes,
+                  .rows = std::min(task_rows, rows - row),
+                  .k = k,
+                  .activations = prepared.data(),
+                  .n = n,
+                  .out = out.data() + row,
+                  .out_stride = rows,
+                  .scratch = scratch.data() + worker * kScratchBytes,
+                  .piece_stride = n * kPieceBytes});
     });
   }
   return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
@@ -342,9 +382,11 @@ void BindKernelHooks(py::module_& m) {
   m.def("dequantize_rows", &DequantizeRows, py::arg("type"), py::arg("data"), py::arg("columns"), isa);
   py::module_ hooks = m.def_submodule("kernels", "Single kernels on numpy arrays, for tests and benchmarks.");
   hooks.def("select", [](const std::string& name) { return std::string(SelectTable(name).name); }, isa);
-  hooks.def("matmul", &Matmul, py::arg("type"), py::arg("weights"), py::arg("x"), isa);
+  hooks.def("has_many", &HasMany, py::arg("type"), isa);
+  hooks.def("matmul", &Matmul, py::arg("type"), py::arg("weights"), py::arg("x"), isa,
+            py::arg("many") = false);
   hooks.def("time_matmul", &TimeMatmul, py::arg("type"), py::arg("weights"), py::arg("x"), py::arg("isa"),
-            py::arg("threads"), py::arg("repeats"));
+            py::arg("threads"), py::arg("repeats"), py::arg("many") = false);
   hooks.def("prepare", &PrepareHook, py::arg("format"), py::arg("x"), isa);
   hooks.def("attend", &Attend, py::arg("kv_type"), py::arg("q"), py::arg("k"), py::arg("v"),
             py::arg("visible"), py::arg("cap"), isa);

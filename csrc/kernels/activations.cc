@@ -13,6 +13,8 @@ size_t ValueBytes(ActivationFormat format, size_t k) {
       return k * sizeof(float);
     case ActivationFormat::kBf16:
       return k * sizeof(uint16_t);
+    case ActivationFormat::kBf16x3:
+      return 3 * k * sizeof(uint16_t);
     case ActivationFormat::kQ8:
       break;
   }

@@ -1,8 +1,13 @@
 // How prepared activations lie in memory (ActivationFormat).
 //   kF32:  float[k]
 //   kBf16: uint16_t[k]
+//   kBf16x3: uint16_t[k / 32][3][32]
 //   kQ8:   ActivationBlock[k / 32]
 // Rows are padded to 64 bytes; the padding is never read.
+//
+// matmul_many takes the rows of n tokens in pieces of 64 bytes, the same piece of all tokens together:
+// [pieces of a row][n][64 bytes]. A tile of tokens is then one run of memory, not a line in each of many
+// pages.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +31,7 @@ struct ActivationBlock {
 };
 static_assert(sizeof(ActivationBlock) == 64);
 inline constexpr size_t kWhole = 2;  // the part that is all of a block
+inline constexpr size_t kPieceBytes = 64;
 
 // Blocks whose largest magnitude is below this count as zero: its inverse would overflow.
 inline constexpr float kSmallestActivation = 0x1p-100f;

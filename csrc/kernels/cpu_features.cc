@@ -61,7 +61,7 @@ CpuFeatures Detect() {
   cpu.avx512_vnni = cpu.avx512 && Bit(extended.ecx, 11);
   cpu.avx512_bf16 = cpu.avx512_vnni && extended.eax >= 1 && Bit(extended1.eax, 5);
   cpu.avx512_amx =
-      cpu.avx512_bf16 && tiles && Bit(extended.edx, 24) && Bit(extended.edx, 25) && TilesGranted();
+      cpu.avx512_bf16 && tiles && Bit(extended.edx, 22) && Bit(extended.edx, 24) && TilesGranted();
   return cpu;
 }
 #elif defined(__aarch64__) && defined(__linux__)

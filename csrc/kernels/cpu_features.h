@@ -8,7 +8,7 @@ struct CpuFeatures {
   bool avx512 = false;       // F, BW, DQ, VL, and all of avx2
   bool avx512_vnni = false;  // and avx512
   bool avx512_bf16 = false;  // and avx512_vnni
-  bool avx512_amx = false;   // AMX-TILE and AMX-INT8, granted by the system, and avx512_bf16
+  bool avx512_amx = false;   // AMX-TILE and AMX-BF16, granted by the system, and avx512_bf16
   bool neon_dotprod = false;
   bool neon_i8mm = false;  // and neon_dotprod
 };

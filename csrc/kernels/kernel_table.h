@@ -8,6 +8,7 @@
 //   acc = fma(d_weight * d_activation, float(dot), acc),
 // then, if the type has minima, for each group
 //   acc = fma(minimum, -(d_activation * float(sum of activations)), acc).
+// Only matmul_many, which few tables have, is free of this.
 #pragma once
 
 #include <cstddef>
@@ -19,9 +20,10 @@ namespace pygrok {
 
 // How a matmul wants its activations.
 enum class ActivationFormat : uint8_t {
-  kF32,   // as they are
-  kBf16,  // rounded to bfloat16
-  kQ8,    // int8 in blocks of 32 with an f32 scale each, see activations.h
+  kF32,     // as they are
+  kBf16,    // rounded to bfloat16
+  kBf16x3,  // as the sum of three bfloat16, each for what those before it leave over
+  kQ8,      // int8 in blocks of 32 with an f32 scale each, see activations.h
 };
 
 // Cache format of keys and values. kQ8_0: blocks of 32 values along the head, as GGUF's Q8_0.
@@ -29,7 +31,8 @@ enum class KvType : uint8_t { kF32, kF16, kBf16, kQ8_0 };
 inline constexpr size_t kKvTypes = 4;
 
 inline constexpr size_t kRowTile = 64;               // model code splits weight rows at multiples of this
-inline constexpr size_t kScratchBytes = 256 * 1024;  // per worker, for unpacked panels
+inline constexpr size_t kScratchBytes = 640 * 1024;  // per worker, for unpacked weights and sums
+inline constexpr size_t kManyTokens = 16;            // from here on matmul_many may be called
 
 // out[t * out_stride + r] = weights[r] . activations[t] for r < rows, t < n.
 struct MatmulArgs {
@@ -40,8 +43,9 @@ struct MatmulArgs {
   const std::byte* activations;  // [n] of ActivationRowBytes(format, k) each, 64-byte aligned
   size_t n;
   float* out;
-  size_t out_stride;   // in floats
-  std::byte* scratch;  // kScratchBytes, 64-byte aligned
+  size_t out_stride;        // in floats
+  std::byte* scratch;       // kScratchBytes, 64-byte aligned
+  size_t piece_stride = 0;  // of matmul_many: its activations lie in pieces, see activations.h
 };
 
 // What is known of one weight type. matmul is nullptr for a type that the engine cannot run.
@@ -49,6 +53,11 @@ struct WeightKernels {
   ActivationFormat activation;
   void (*matmul)(const MatmulArgs& args);
   void (*dequantize)(const std::byte* row, size_t k, float* out);
+  // For kManyTokens or more, in pieces, and k a multiple of 32: faster and at least as near to the exact
+  // product, but outside of the contract on bits. Each output still depends on its own row and token alone.
+  // nullptr where matmul is as good as it gets.
+  ActivationFormat many_activation = ActivationFormat::kF32;
+  void (*matmul_many)(const MatmulArgs& args) = nullptr;
 };
 
 inline constexpr size_t kKvBlockPositions = 64;
@@ -93,7 +102,7 @@ struct KernelTable {
   WeightKernels weights[kTensorTypeLimit];  // by TensorType number
   KvKernels kv[kKvTypes];                   // by KvType
 
-  // x[k] f32 -> one activation row. k is a multiple of 32 for kQ8.
+  // x[k] f32 -> one activation row. k is a multiple of 32 for kBf16x3 and kQ8.
   void (*prepare)(ActivationFormat format, const float* x, size_t k, std::byte* out);
 
   // out = x * rsqrt(mean(x^2) + eps) * scale; out may be x.
@@ -109,11 +118,11 @@ struct KernelTable {
   double (*log_sum_exp)(const float* x, size_t n);
 
   // For limits.h. Reads every byte and returns a value that depends on all of them; `rounds` rounds of the
-  // int8 dot product on registers alone, int8_macs_per_round multiply-adds each, and a value that depends on
-  // them.
+  // dot product for many tokens (of int8, on tiles of bfloat16) on registers alone, dot_macs_per_round
+  // multiply-adds each, and a value that depends on them.
   uint64_t (*read)(const std::byte* data, size_t bytes);
-  int32_t (*int8_rounds)(size_t rounds);
-  size_t int8_macs_per_round;
+  int32_t (*dot_rounds)(size_t rounds);
+  size_t dot_macs_per_round;
 
   const WeightKernels& of(TensorType type) const { return weights[static_cast<size_t>(type)]; }
 };

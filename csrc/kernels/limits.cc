@@ -43,20 +43,20 @@ double ReadBandwidth(const std::byte* data, size_t bytes, ThreadPool& pool) {
   return best;
 }
 
-double Int8Rate(const KernelTable& kernels, ThreadPool& pool, double seconds) {
-  kernels.int8_rounds(kRoundsPerLook);  // wakes the vector units
+double DotRate(const KernelTable& kernels, ThreadPool& pool, double seconds) {
+  kernels.dot_rounds(kRoundsPerLook);  // wakes the vector units
   std::atomic<int32_t> sink{0};
   std::atomic<size_t> rounds{0};
   const Clock::time_point start = Clock::now();
   pool.Run(static_cast<size_t>(pool.size()), [&](size_t, size_t) {
     size_t done = 0;
     while (SecondsSince(start) < seconds) {
-      sink.fetch_xor(kernels.int8_rounds(kRoundsPerLook), std::memory_order_relaxed);
+      sink.fetch_xor(kernels.dot_rounds(kRoundsPerLook), std::memory_order_relaxed);
       done += kRoundsPerLook;
     }
     rounds += done;
   });
-  const double macs = static_cast<double>(rounds.load()) * static_cast<double>(kernels.int8_macs_per_round);
+  const double macs = static_cast<double>(rounds.load()) * static_cast<double>(kernels.dot_macs_per_round);
   return 2 * macs / SecondsSince(start);
 }
 

@@ -13,7 +13,7 @@ namespace pygrok {
 // size.
 double ReadBandwidth(const std::byte* data, size_t bytes, ThreadPool& pool);
 
-// 2 x int8 multiply-adds per second of the table's dot product, all the pool's threads, in registers.
-double Int8Rate(const KernelTable& kernels, ThreadPool& pool, double seconds);
+// 2 x multiply-adds per second of the table's dot product (KernelTable::dot_rounds), all the pool's threads.
+double DotRate(const KernelTable& kernels, ThreadPool& pool, double seconds);
 
 }  // namespace pygrok

@@ -6,7 +6,7 @@ namespace {
 
 constexpr size_t kDotChains = 12;  // independent accumulators: hide the latency of the dot product
 
-int32_t Int8Rounds(size_t rounds) {
+int32_t DotRounds(size_t rounds) {
   typename DotSigned::Acc acc[kDotChains];
   ActivationBlock a = {};
   for (size_t i = 0; i < kBlockValues; ++i) a.values[i] = static_cast<int8_t>(i * 5 % 63);

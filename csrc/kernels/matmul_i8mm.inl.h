@@ -220,7 +220,7 @@ void MatmulPairs(const MatmulArgs& args) {
   }
 }
 
-// As Int8Rounds in limits.inl.h.
+// As DotRounds in limits.inl.h.
 constexpr size_t kMacsPerProduct = 32;
 
 int32_t MatrixRounds(size_t rounds) {

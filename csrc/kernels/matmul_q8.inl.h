@@ -5,14 +5,9 @@
 #pragma once
 
 #include "kernels/matmul_decode.inl.h"
-#ifdef PYGROK_AMX
-#include "kernels/matmul_amx.inl.h"
-#endif
 
 namespace pygrok {
 namespace {
-
-#ifndef PYGROK_AMX  // which has its own
 
 // P panels in scratch times all tokens.
 template <size_t P, class Panel>
@@ -64,8 +59,6 @@ void MultiplyManyTokens(const MatmulArgs& args, size_t activation_stride) {
     MultiplyChunk<Codec>(args, b, Fewer(kChunkBlocks, blocks - b), activation_stride, scratch);
   }
 }
-
-#endif
 
 template <class Codec>
 void MatmulQ8(const MatmulArgs& args) {

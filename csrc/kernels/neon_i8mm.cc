@@ -8,8 +8,8 @@ namespace {
 
 constexpr KernelTable MakeMatrixTable() {
   KernelTable table = MakeTable("neon_i8mm", "NEON with dot products and int8 matrix products");
-  table.int8_rounds = MatrixRounds;
-  table.int8_macs_per_round = kDotChains * kMacsPerProduct;
+  table.dot_rounds = MatrixRounds;
+  table.dot_macs_per_round = kDotChains * kMacsPerProduct;
   return table;
 }
 

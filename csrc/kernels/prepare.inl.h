@@ -34,6 +34,19 @@ void PrepareQ8(const float* x, size_t k, std::byte* out) {
   }
 }
 
+// What three numbers of 8 significant bits leave over is below a float's last bit.
+void PrepareBf16x3(const float* x, size_t k, std::byte* out) {
+  constexpr size_t kPartBytes = kBlockValues * FormatBf16::kBytes;
+  for (size_t i = 0; i < k; i += kLanes) {
+    F32 rest = Load(x + i);
+    std::byte* to = out + i / kBlockValues * 3 * kPartBytes + i % kBlockValues * FormatBf16::kBytes;
+    for (size_t part = 0; part < 3; ++part, to += kPartBytes) {
+      FormatBf16::WriteN(to, rest, kLanes);
+      rest = Sub(rest, FormatBf16::Read(to));
+    }
+  }
+}
+
 void Prepare(ActivationFormat format, const float* x, size_t k, std::byte* out) {
   switch (format) {
     case ActivationFormat::kF32:
@@ -41,6 +54,9 @@ void Prepare(ActivationFormat format, const float* x, size_t k, std::byte* out) 
       break;
     case ActivationFormat::kBf16:
       WriteFloats<FormatBf16>(x, k, out);
+      break;
+    case ActivationFormat::kBf16x3:
+      PrepareBf16x3(x, k, out);
       break;
     case ActivationFormat::kQ8:
       PrepareQ8(x, k, out);

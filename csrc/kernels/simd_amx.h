@@ -1,21 +1,19 @@
-// AMX: matrix products of bytes on tile registers, beside the vocabulary of simd_avx512.h.
+// AMX: matrix products of bfloat16 on tile registers, beside the vocabulary of simd_avx512.h.
 //
-// A tile holds up to 16 rows of 64 bytes. tdpb multiplies activations (a row per token, bytes along k) with
-// weights (a row per four values of k, four bytes of each of 16 weight rows: a panel as it is) and adds to 16
-// x 16 sums of 32 bits, a row per token. The instructions are written out, since those of the compiler's
-// header do not say that they read memory.
+// A tile holds up to 16 rows of 64 bytes. tdpbf16ps multiplies activations (a row per token, 32 values along
+// k) with weights (a row per two values of k: those two of each of 16 weight rows) and adds to 16 x 16 sums
+// in float32, a row per token. The instructions are written out, since those of the compiler's header do not
+// say that they read memory.
 #pragma once
 
 #include "kernels/simd_avx512.h"
 
-#define PYGROK_AMX
-
 namespace pygrok {
 namespace {
 
-constexpr size_t kTileSide = 16;                         // rows of a tile, and its columns of 32 bits
-constexpr size_t kTileBytes = kTileSide * 64;            // of a whole tile
-enum : size_t { kActivationTile = 4, kWeightTile = 6 };  // and the next of each; sums are tiles 0 to 3
+constexpr size_t kTileSide = 16;  // rows of a tile, and its columns of 32 bits
+constexpr size_t kTileBytes = kTileSide * 64;
+constexpr int kTokenTile = 4, kWeightTile = 6;  // and the next of each; sums are tiles 0 to 3
 
 struct alignas(64) TileConfig {
   uint8_t palette = 1;
@@ -25,75 +23,83 @@ struct alignas(64) TileConfig {
   uint8_t rows[16] = {};
 };
 
-inline void SetTileShape(TileConfig& config, size_t tile, size_t rows, size_t row_bytes) {
-  config.rows[tile] = static_cast<uint8_t>(rows);
-  config.row_bytes[tile] = static_cast<uint16_t>(row_bytes);
-}
-
-// Shapes the calling thread's tiles for products along `depth` bytes of k.
-inline void ConfigureTiles(size_t depth) {
+// The calling thread's tiles, all of them whole.
+inline void ConfigureTiles() {
   TileConfig config;
-  for (size_t i = 0; i < kActivationTile; ++i) SetTileShape(config, i, kTileSide, 64);
-  for (size_t i = 0; i < 2; ++i) {
-    SetTileShape(config, kActivationTile + i, kTileSide, depth);
-    SetTileShape(config, kWeightTile + i, depth / 4, 64);
+  for (size_t i = 0; i < 8; ++i) {
+    config.rows[i] = kTileSide;
+    config.row_bytes[i] = 64;
   }
   __asm__ volatile("ldtilecfg %0" ::"m"(config) : "memory");
 }
 // Leaves no state that a system would have to save with the thread.
 inline void ReleaseTiles() { __asm__ volatile("tilerelease" ::: "memory"); }
 
-// Sum tile i = tokens x weights; kUnsigned: the weights are.
-template <int i, bool kUnsigned>
-inline void MultiplyTile(const int8_t* tokens, size_t token_stride, const uint8_t* weights) {
-  constexpr int kA = kActivationTile + i, kB = kWeightTile + i;
-  __asm__ volatile(
-      "tilezero %%tmm%c[sum]\n\t"
-      "tileloadd (%[tokens],%[stride],1), %%tmm%c[a]\n\t"
-      "tileloadd (%[weights],%[line],1), %%tmm%c[b]"
-      :
-      : [sum] "i"(i), [a] "i"(kA), [b] "i"(kB), [tokens] "r"(tokens), [stride] "r"(token_stride),
-        [weights] "r"(weights), [line] "r"(size_t{64})
-      : "memory");
-  if constexpr (kUnsigned) {
-    __asm__ volatile("tdpbsud %%tmm%c[b], %%tmm%c[a], %%tmm%c[sum]" ::[sum] "i"(i), [a] "i"(kA), [b] "i"(kB));
-  } else {
-    __asm__ volatile("tdpbssd %%tmm%c[b], %%tmm%c[a], %%tmm%c[sum]" ::[sum] "i"(i), [a] "i"(kA), [b] "i"(kB));
-  }
+template <int kTile>
+inline void ZeroTile() {
+  __asm__ volatile("tilezero %%tmm%c[tile]" ::[tile] "i"(kTile));
 }
-
-// Sum tile i to memory.
-template <int i>
-inline void StoreTile(int32_t (*out)[kTileSide]) {
+// kTileBytes in a run.
+template <int kTile>
+inline void LoadTile(const void* p) {
   __asm__ volatile(
-      "tilestored %%tmm%c[sum], (%[out],%[line],1)" ::[sum] "i"(i), [out] "r"(out), [line] "r"(size_t{64})
+      "tileloadd (%[p],%[stride],1), %%tmm%c[tile]" ::[tile] "i"(kTile), [p] "r"(p), [stride] "r"(size_t{64})
       : "memory");
 }
+template <int kTile>
+inline void StoreTile(void* p) {
+  __asm__ volatile(
+      "tilestored %%tmm%c[tile], (%[p],%[stride],1)" ::[tile] "i"(kTile), [p] "r"(p), [stride] "r"(size_t{64})
+      : "memory");
+}
+// Sum tile kSum += token tile t * weight tile w.
+template <int kSum, int t, int w>
+inline void MultiplyTiles() {
+  __asm__ volatile("tdpbf16ps %%tmm%c[w], %%tmm%c[t], %%tmm%c[sum]" ::[sum] "i"(kSum),
+                   [t] "i"(kTokenTile + t), [w] "i"(kWeightTile + w));
+}
 
-inline F32 LoadSums(const int32_t* sums) { return _mm512_cvtepi32_ps(_mm512_load_si512(sums)); }
+// Byte kByte of every lane as a float.
+template <int kByte>
+inline F32 FloatOfByte(Bytes x) {
+  if constexpr (kByte == 0) return _mm512_cvtepi32_ps(And(x, _mm512_set1_epi32(255)));
+  if constexpr (kByte == 3) return _mm512_cvtepi32_ps(ShiftRight<24>(x));
+  const __m512i order = _mm512_add_epi32(
+      _mm512_broadcast_i32x4(_mm_setr_epi32(-256, 4 - 256, 8 - 256, 12 - 256)), _mm512_set1_epi32(kByte));
+  return _mm512_cvtepi32_ps(_mm512_shuffle_epi8(x, order));  // bytes of the order above 127 give zeros
+}
 
-// For limits.h: whole tiles, four sums that do not wait for each other.
-constexpr size_t kTileMacs = 4 * kTileSide * kTileSide * 64;
+// The lanes of x and y side by side, cut off to bfloat16.
+inline Bytes UpperHalves(F32 x, F32 y) {
+  const __m512i low = ShiftRight<16>(_mm512_castps_si512(x)), upper = _mm512_set1_epi32(-65536);
+  return _mm512_ternarylogic_epi32(_mm512_castps_si512(y), upper, low, 0xea);  // y & upper | low
+}
+
+// For limits.h: four sums that do not wait for each other.
+constexpr size_t kTileMacs = 4 * kTileSide * kTileSide * kBlockValues;
 
 int32_t TileRounds(size_t rounds) {
-  alignas(64) int8_t ones[kTileBytes];
-  alignas(64) int32_t sums[kTileSide][kTileSide];
-  for (int8_t& one : ones) one = 1;
-  ConfigureTiles(64);
-  __asm__ volatile(
-      "tileloadd (%[ones],%[line],1), %%tmm4\n\ttileloadd (%[ones],%[line],1), %%tmm5\n\t"
-      "tileloadd (%[ones],%[line],1), %%tmm6\n\ttileloadd (%[ones],%[line],1), %%tmm7\n\t"
-      "tilezero %%tmm0\n\ttilezero %%tmm1\n\ttilezero %%tmm2\n\ttilezero %%tmm3" ::[ones] "r"(ones),
-      [line] "r"(size_t{64})
-      : "memory");
+  alignas(64) uint16_t ones[kTileBytes / sizeof(uint16_t)];
+  alignas(64) float sums[kTileSide][kTileSide];
+  for (uint16_t& one : ones) one = 0x3f80;
+  ConfigureTiles();
+  LoadTile<kTokenTile>(ones);
+  LoadTile<kTokenTile + 1>(ones);
+  LoadTile<kWeightTile>(ones);
+  LoadTile<kWeightTile + 1>(ones);
+  ZeroTile<0>();
+  ZeroTile<1>();
+  ZeroTile<2>();
+  ZeroTile<3>();
   for (size_t i = 0; i < rounds; ++i) {
-    __asm__ volatile(
-        "tdpbssd %%tmm6, %%tmm4, %%tmm0\n\ttdpbssd %%tmm7, %%tmm4, %%tmm1\n\t"
-        "tdpbssd %%tmm6, %%tmm5, %%tmm2\n\ttdpbssd %%tmm7, %%tmm5, %%tmm3" ::);
+    MultiplyTiles<0, 0, 0>();
+    MultiplyTiles<1, 0, 1>();
+    MultiplyTiles<2, 1, 0>();
+    MultiplyTiles<3, 1, 1>();
   }
   StoreTile<0>(sums);
   ReleaseTiles();
-  return sums[0][0];
+  return static_cast<int32_t>(sums[0][0]);
 }
 
 }  // namespace

@@ -93,8 +93,8 @@ constexpr KernelTable MakeTable(const char* name, const char* description) {
   table.softmax = Softmax;
   table.log_sum_exp = LogSumExp;
   table.read = ReadAll;
-  table.int8_rounds = Int8Rounds;
-  table.int8_macs_per_round = kDotChains * sizeof(Bytes);
+  table.dot_rounds = DotRounds;
+  table.dot_macs_per_round = kDotChains * sizeof(Bytes);
   return table;
 }
 

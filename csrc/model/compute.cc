@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <bit>
+#include <cstring>
 #include <iterator>
 #include <stdexcept>
 
@@ -17,9 +18,9 @@ constexpr size_t kTaskOperations = 1 << 17;
 constexpr size_t kTaskBytes = 1 << 20;
 // At least so many, so that a thread that is held up leaves its share to the others.
 constexpr size_t kTasksOfThread = 8;
-// From here on every table multiplies panels with tiles of tokens (kDirectTokens is at most 12).
-constexpr size_t kManyTokens = 13;
-constexpr size_t kManyTokensRows = 512;
+// From here on every table multiplies unpacked panels with tiles of tokens (kDirectTokens is at most 12).
+constexpr size_t kPanelTokens = 13;
+constexpr size_t kPanelTokensRows = 512;
 // Tasks of paged rows also ask the store for them.
 constexpr size_t kPagedTaskOperations = 1 << 20;
 
@@ -48,9 +49,9 @@ struct Stretch {
 // there, the better. (In parts, their products need a buffer, which is to stay small.)
 size_t TaskRows(const Matrix& m, size_t operations, size_t parts, size_t threads) {
   const size_t worthwhile = std::max<size_t>(1, kTaskOperations / operations);
-  const bool many_tokens = parts == 1 && operations >= kManyTokens * m.columns;
+  const bool many_tokens = parts == 1 && operations >= kPanelTokens * m.columns;
   const size_t long_enough =
-      many_tokens ? kManyTokensRows : std::bit_floor(std::max<size_t>(1, kTaskBytes / m.row_bytes));
+      many_tokens ? kPanelTokensRows : std::bit_floor(std::max<size_t>(1, kTaskBytes / m.row_bytes));
   const size_t many = m.rows / (threads * kTasksOfThread);
   return RoundUp(std::max(worthwhile, std::min(long_enough, many)), kRowTile);
 }
@@ -62,7 +63,7 @@ std::vector<Stretch> StretchesOf(const std::vector<MatmulJob>& jobs, const Compu
   for (const MatmulJob& job : jobs) {
     if (job.n == 0) continue;
     const Matrix& m = *job.matrix;
-    const size_t parts = PartsOf(compute.FormOf(m));
+    const size_t parts = PartsOf(compute.FormOf(m, job.n));
     const size_t operations = m.columns * job.n * parts;
     if (m.paged == nullptr) {
       stretches.push_back({&job, parts, 0, m.rows, 0, TaskRows(m, operations, parts, threads), 0});
@@ -112,6 +113,26 @@ Precision ParsePrecision(const std::string& name) {
   throw std::invalid_argument("activations '" + name + "' is unknown: choose int8, int16 or int24");
 }
 
+ActivationFormat FormatOf(Form form) {
+  switch (form) {
+    case Form::kF32:
+      return ActivationFormat::kF32;
+    case Form::kBf16:
+    case Form::kTiles:
+      return ActivationFormat::kBf16;
+    case Form::kTilesx3:
+      return ActivationFormat::kBf16x3;
+    default:
+      return ActivationFormat::kQ8;
+  }
+}
+
+size_t FormRowBytes(Form form, size_t k) {
+  const size_t bytes = PartsOf(form) * ActivationRowBytes(FormatOf(form), k);
+  // Without the padding of a row, which may be a piece.
+  return InPieces(form) ? k / kBlockValues * kPieceBytes * (form == Form::kTilesx3 ? 3 : 1) : bytes;
+}
+
 void Activations::Set(const float* x, size_t n, size_t k) {
   x_ = x;
   n_ = n;
@@ -119,28 +140,51 @@ void Activations::Set(const float* x, size_t n, size_t k) {
   for (bool& made : made_) made = false;
 }
 
-const std::byte* Activations::In(Form form) {
+Vectors Activations::In(Form form) {
   const auto index = static_cast<size_t>(form);
-  const size_t part_bytes = ActivationRowBytes(FormatOf(form), k_);
   const size_t row_bytes = FormRowBytes(form, k_);
-  std::byte* out = forms_[index].Get(n_ * row_bytes);
-  if (made_[index]) return out;
+  std::byte* out = forms_[form].Get(n_ * row_bytes);
+  if (made_[index]) return {out, n_};
   made_[index] = true;
   const size_t per_task = std::max<size_t>(1, kTaskOperations / 4 / k_);
   pool_.Run((n_ + per_task - 1) / per_task, [&](size_t task, size_t) {
-    std::vector<float> rest(PartsOf(form) > 1 ? k_ : 0);
+    AlignedBuffer<std::byte> row(InPieces(form) ? row_bytes : 0);
     for (size_t t = task * per_task; t < std::min(n_, (task + 1) * per_task); ++t) {
-      const float* x = x_ + t * k_;
-      std::byte* row = out + t * row_bytes;
-      kernels_.prepare(FormatOf(form), x, k_, row);
-      if (PartsOf(form) > 1) std::copy_n(x, k_, rest.data());
-      for (size_t part = 1; part < PartsOf(form); ++part, row += part_bytes) {
-        Subtract(row, k_, rest.data());
-        kernels_.prepare(FormatOf(form), rest.data(), k_, row + part_bytes);
+      if (InPieces(form)) {
+        kernels_.prepare(FormatOf(form), x_ + t * k_, k_, row.data());
+        for (size_t i = 0; i < row_bytes / kPieceBytes; ++i) {
+          std::memcpy(out + (i * n_ + t) * kPieceBytes, row.data() + i * kPieceBytes, kPieceBytes);
+        }
+      } else {
+        PrepareParts(form, x_ + t * k_, out + t * row_bytes);
       }
     }
   });
-  return out;
+  return {out, n_};
+}
+
+void Activations::PrepareParts(Form form, const float* x, std::byte* row) {
+  const size_t part_bytes = ActivationRowBytes(FormatOf(form), k_);
+  kernels_.prepare(FormatOf(form), x, k_, row);
+  if (PartsOf(form) == 1) return;
+  std::vector<float> rest(x, x + k_);
+  for (size_t part = 1; part < PartsOf(form); ++part, row += part_bytes) {
+    Subtract(row, k_, rest.data());
+    kernels_.prepare(FormatOf(form), rest.data(), k_, row + part_bytes);
+  }
+}
+
+Vectors Activations::Gather(Form form, const std::vector<size_t>& rows, std::byte* out) {
+  const Vectors from = In(form);
+  const size_t row_bytes = FormRowBytes(form, k_);
+  // What lies together of a row, and how often.
+  const size_t bytes = InPieces(form) ? kPieceBytes : row_bytes;
+  for (size_t i = 0; i < row_bytes / bytes; ++i) {
+    for (size_t r = 0; r < rows.size(); ++r) {
+      std::memcpy(out + (i * rows.size() + r) * bytes, from.data + (i * n_ + rows[r]) * bytes, bytes);
+    }
+  }
+  return {out, rows.size()};
 }
 
 Compute::Compute(const KernelTable& kernels, ThreadPool& pool, MemoryLedger* ledger, Precision precision)
@@ -152,9 +196,19 @@ Compute::Compute(const KernelTable& kernels, ThreadPool& pool, MemoryLedger* led
       scratch_data_(scratch_.Get(static_cast<size_t>(pool.size()) * kScratchBytes)),
       parts_(ledger) {}
 
-Form Compute::FormOf(const Matrix& m) const {
+bool Compute::TakesMany(const Matrix& m, size_t n) const {
+  return precision_ == Precision::kAuto && n >= kManyTokens && m.columns % kBlockValues == 0 &&
+         kernels_.of(m.type).matmul_many != nullptr;
+}
+
+Form Compute::FormOf(const Matrix& m, size_t n) const {
+  if (TakesMany(m, n)) {
+    const bool exact = kernels_.of(m.type).many_activation == ActivationFormat::kBf16x3;
+    return exact ? Form::kTilesx3 : Form::kTiles;
+  }
   const ActivationFormat format = kernels_.of(m.type).activation;
-  if (format != ActivationFormat::kQ8) return static_cast<Form>(format);
+  if (format == ActivationFormat::kF32) return Form::kF32;
+  if (format == ActivationFormat::kBf16) return Form::kBf16;
   Precision precision = precision_;
   if (precision == Precision::kAuto) {
     precision = m.type == TensorType::kQ8_0 ? Precision::kInt24 : Precision::kInt8;
@@ -182,22 +236,31 @@ void Compute::Matmul(const std::vector<MatmulJob>& jobs) {
     const MatmulJob& job = *stretch.job;
     const Matrix& m = *job.matrix;
     const Rows rows(stretch, (task - stretch.first_task) * stretch.tile_rows, worker == 0);
+    const Vectors& vectors = job.activations;
+    const Form form = FormOf(m, job.n);
     MatmulArgs args = {.weights = rows.data,
                        .row_bytes = m.row_bytes,
                        .rows = rows.count,
                        .k = m.columns,
-                       .activations = job.activations,
+                       .activations = vectors.data + vectors.first * FormRowBytes(form, m.columns),
                        .n = job.n * stretch.parts,
                        .out = job.out + rows.begin,
                        .out_stride = m.rows,
                        .scratch = scratch(worker)};
+    const WeightKernels& kernels = kernels_.of(m.type);
+    if (InPieces(form)) {
+      args.activations = vectors.data + vectors.first * kPieceBytes;
+      args.piece_stride = vectors.total * kPieceBytes;
+      kernels.matmul_many(args);
+      return;
+    }
     if (stretch.parts == 1) {
-      kernels_.of(m.type).matmul(args);
+      kernels.matmul(args);
       return;
     }
     args.out = parts_out + worker * part_floats;
     args.out_stride = args.rows;
-    kernels_.of(m.type).matmul(args);
+    kernels.matmul(args);
     for (size_t t = 0; t < job.n; ++t) {
       const float* part = args.out + t * stretch.parts * args.rows;
       float* to = job.out + t * m.rows + rows.begin;

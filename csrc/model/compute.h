@@ -21,7 +21,10 @@ namespace pygrok {
 // ones; it can move a token to another expert. Three are as good as f32. More than one costs decoding
 // nothing, which waits for memory, but multiplies the work of a prefill.
 enum class Precision : uint8_t {
-  kAuto,  // kInt24 for Q8_0 weights, which hold the release exactly; kInt8 for the others
+  // kInt24 for Q8_0 weights, which hold the release exactly, kInt8 for the others. Of many tokens at once:
+  // what
+  // the kernels do faster and no worse.
+  kAuto,
   kInt8,
   kInt16,
   kInt24,
@@ -31,18 +34,23 @@ enum class Precision : uint8_t {
 Precision ParsePrecision(const std::string& name);
 
 // The forms in which a matmul may want its activations. A row in kQ8x2 is two kQ8 rows, whose products are
-// added.
-enum class Form : uint8_t { kF32, kBf16, kQ8, kQ8x2, kQ8x3 };
-inline constexpr size_t kForms = 5;
+// added. kTiles and kTilesx3 are kBf16 and kBf16x3 in pieces, for matmul_many.
+enum class Form : uint8_t { kF32, kBf16, kQ8, kQ8x2, kQ8x3, kTiles, kTilesx3 };
+inline constexpr size_t kForms = 7;
 
-inline size_t PartsOf(Form form) { return form <= Form::kQ8 ? 1 : form == Form::kQ8x2 ? 2 : 3; }
-inline ActivationFormat FormatOf(Form form) {
-  return PartsOf(form) > 1 ? ActivationFormat::kQ8 : static_cast<ActivationFormat>(form);
-}
-// Bytes of one row of k values.
-inline size_t FormRowBytes(Form form, size_t k) {
-  return PartsOf(form) * ActivationRowBytes(FormatOf(form), k);
-}
+inline bool InPieces(Form form) { return form >= Form::kTiles; }
+// Rows of its format that stand for one vector.
+inline size_t PartsOf(Form form) { return form == Form::kQ8x2 ? 2 : form == Form::kQ8x3 ? 3 : 1; }
+ActivationFormat FormatOf(Form form);
+// Bytes of one vector of k values.
+size_t FormRowBytes(Form form, size_t k);
+
+// Some of the vectors that were prepared together.
+struct Vectors {
+  const std::byte* data;  // of all of them
+  size_t total;
+  size_t first = 0;
+};
 
 // A buffer that grows to the largest size asked of it; its contents do not survive growing.
 template <typename T>
@@ -75,27 +83,39 @@ class Buffer {
   AlignedBuffer<T> data_;
 };
 
+// One for each form.
+class FormBuffers {
+ public:
+  explicit FormBuffers(MemoryLedger* ledger) {
+    for (auto& buffer : buffers_) buffer = std::make_unique<Buffer<std::byte>>(ledger);
+  }
+  Buffer<std::byte>& operator[](Form form) { return *buffers_[static_cast<size_t>(form)]; }
+
+ private:
+  std::unique_ptr<Buffer<std::byte>> buffers_[kForms];
+};
+
 // n activation vectors of k values each, f32, and the forms that matmuls want of them, made when first
 // wanted.
 class Activations {
  public:
   Activations(const KernelTable& kernels, ThreadPool& pool, MemoryLedger* ledger)
-      : kernels_(kernels),
-        pool_(pool),
-        forms_{Buffer<std::byte>(ledger), Buffer<std::byte>(ledger), Buffer<std::byte>(ledger),
-               Buffer<std::byte>(ledger), Buffer<std::byte>(ledger)} {}
+      : kernels_(kernels), pool_(pool), forms_(ledger) {}
 
   // x [n][k] stays the caller's and must live on.
   void Set(const float* x, size_t n, size_t k);
   size_t n() const { return n_; }
 
-  // [n] rows of FormRowBytes(form, k).
-  const std::byte* In(Form form);
+  Vectors In(Form form);
+  // Of these vectors in this order, written to `out`: rows.size() * FormRowBytes.
+  Vectors Gather(Form form, const std::vector<size_t>& rows, std::byte* out);
 
  private:
+  void PrepareParts(Form form, const float* x, std::byte* row);
+
   const KernelTable& kernels_;
   ThreadPool& pool_;
-  Buffer<std::byte> forms_[kForms];
+  FormBuffers forms_;
   bool made_[kForms] = {};
   const float* x_ = nullptr;
   size_t n_ = 0;
@@ -105,7 +125,7 @@ class Activations {
 // One product: out[t * matrix.rows + r] = matrix[r] . x[t].
 struct MatmulJob {
   const Matrix* matrix;
-  const std::byte* activations;  // [n] rows in the matrix's form
+  Vectors activations;  // in the form that n of them want of the matrix
   size_t n;
   float* out;
 };
@@ -117,8 +137,8 @@ class Compute {
   const KernelTable& kernels() const { return kernels_; }
   ThreadPool& pool() { return pool_; }
   MemoryLedger* ledger() const { return ledger_; }
-  // The form that products with this matrix want.
-  Form FormOf(const Matrix& m) const;
+  // The form that products of n vectors with this matrix want.
+  Form FormOf(const Matrix& m, size_t n) const;
 
   // All jobs in one parallel region; paged rows that are in memory go first.
   void Matmul(const std::vector<MatmulJob>& jobs);
@@ -130,6 +150,9 @@ class Compute {
   std::byte* scratch(size_t worker) { return scratch_data_ + worker * kScratchBytes; }
 
  private:
+  // Whether products of n vectors with this matrix go to matmul_many.
+  bool TakesMany(const Matrix& m, size_t n) const;
+
   const KernelTable& kernels_;
   ThreadPool& pool_;
   MemoryLedger* ledger_;

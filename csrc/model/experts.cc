@@ -82,9 +82,7 @@ Experts::Experts(const Config& config, Compute& compute, ExpertPaging& paging)
       input_(compute.kernels(), compute.pool(), compute.ledger()),
       hidden_(compute.kernels(), compute.pool(), compute.ledger()),
       probabilities_(compute.ledger()),
-      gathered_{Buffer<std::byte>(compute.ledger()), Buffer<std::byte>(compute.ledger()),
-                Buffer<std::byte>(compute.ledger()), Buffer<std::byte>(compute.ledger()),
-                Buffer<std::byte>(compute.ledger())},
+      gathered_(compute.ledger()),
       gate_(compute.ledger()),
       up_(compute.ledger()),
       down_(compute.ledger()) {}
@@ -92,7 +90,7 @@ Experts::Experts(const Config& config, Compute& compute, ExpertPaging& paging)
 const float* Experts::Probabilities(const LayerWeights& layer, const float* x, size_t n) {
   input_.Set(x, n, config_.embedding);
   float* probabilities = probabilities_.Get(n * config_.experts);
-  compute_.Matmul({{&layer.router, input_.In(compute_.FormOf(layer.router)), n, probabilities}});
+  compute_.Matmul({{&layer.router, input_.In(compute_.FormOf(layer.router, n)), n, probabilities}});
   for (size_t t = 0; t < n; ++t)
     compute_.kernels().softmax(probabilities + t * config_.experts, config_.experts);
   return probabilities;
@@ -165,19 +163,17 @@ void Experts::RunGroup(const LayerWeights& layer, const float* x, const std::vec
   };
   report(MatrixInput::kExpert, x, embedding, true);
 
-  // Activation rows in route order, in each form that a matrix of the group wants.
-  const std::byte* gathered_rows[kForms] = {};
-  auto gathered = [&](Form form) {
-    const std::byte*& rows = gathered_rows[static_cast<size_t>(form)];
-    if (rows == nullptr) {
-      const std::byte* from = input_.In(form);
-      const size_t bytes = FormRowBytes(form, embedding);
-      std::byte* to = gathered_[static_cast<size_t>(form)].Get(count * bytes);
-      for (size_t i = 0; i < count; ++i)
-        std::memcpy(to + i * bytes, from + routes[begin + i].row * bytes, bytes);
-      rows = to;
+  // Activations in route order, in each form that a matrix of the group wants.
+  std::vector<size_t> route_rows;
+  for (size_t i = begin; i < end; ++i) route_rows.push_back(routes[i].row);
+  Vectors gathered[kForms] = {};
+  auto of_run = [&](Form form, const ExpertRun& run) {
+    Vectors& vectors = gathered[static_cast<size_t>(form)];
+    if (vectors.data == nullptr) {
+      std::byte* const to = gathered_[form].Get(count * FormRowBytes(form, embedding));
+      vectors = input_.Gather(form, route_rows, to);
     }
-    return rows;
+    return Vectors{vectors.data, vectors.total, run.first};
   };
 
   float* gate = gate_.Get(count * width);
@@ -185,10 +181,8 @@ void Experts::RunGroup(const LayerWeights& layer, const float* x, const std::vec
   std::vector<MatmulJob> jobs;
   for (const ExpertRun& run : runs) {
     for (const auto& [matrix, result] : {std::pair{&run.weights->gate, gate}, {&run.weights->up, up}}) {
-      const Form form = compute_.FormOf(*matrix);
-      const std::byte* rows = gathered(form);
       jobs.push_back(
-          {matrix, rows + run.first * FormRowBytes(form, embedding), run.count, result + run.first * width});
+          {matrix, of_run(compute_.FormOf(*matrix, run.count), run), run.count, result + run.first * width});
     }
   }
   compute_.Matmul(jobs);
@@ -203,9 +197,8 @@ void Experts::RunGroup(const LayerWeights& layer, const float* x, const std::vec
   jobs.clear();
   for (const ExpertRun& run : runs) {
     const Matrix& m = run.weights->down;
-    const Form form = compute_.FormOf(m);
-    jobs.push_back({&m, hidden_.In(form) + run.first * FormRowBytes(form, width), run.count,
-                    down + run.first * embedding});
+    const Vectors hidden = hidden_.In(compute_.FormOf(m, run.count));
+    jobs.push_back({&m, {hidden.data, hidden.total, run.first}, run.count, down + run.first * embedding});
   }
   compute_.Matmul(jobs);
 

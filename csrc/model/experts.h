@@ -61,7 +61,7 @@ class Experts {
   Activations input_;
   Activations hidden_;
   Buffer<float> probabilities_;
-  Buffer<std::byte> gathered_[kForms];  // a group's activation rows in route order
+  FormBuffers gathered_;  // a group's activation rows in route order
   Buffer<float> gate_, up_, down_;
 };
 

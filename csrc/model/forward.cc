@@ -115,11 +115,11 @@ void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, cons
   float* k = k_.Get(all_rows * config_.kv_width());
   float* v = v_.Get(all_rows * config_.kv_width());
   float* q = q_.Get(all_rows * config_.q_width());
-  const MatmulJob keys{&layer.k, input_.In(compute_.FormOf(layer.k)), all_rows, k};
-  const MatmulJob values{&layer.v, input_.In(compute_.FormOf(layer.v)), all_rows, v};
+  const MatmulJob keys{&layer.k, input_.In(compute_.FormOf(layer.k, all_rows)), all_rows, k};
+  const MatmulJob values{&layer.v, input_.In(compute_.FormOf(layer.v, all_rows)), all_rows, v};
   const size_t n = rows.size();
   if (n == all_rows) {
-    compute_.Matmul({{&layer.q, input_.In(compute_.FormOf(layer.q)), n, q}, keys, values});
+    compute_.Matmul({{&layer.q, input_.In(compute_.FormOf(layer.q, n)), n, q}, keys, values});
     attention_.Store(index, segments, rotary_, k, v);
   } else {
     // The last layer: nothing but the wanted rows is read from here on.
@@ -129,7 +129,7 @@ void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, cons
     Compact(rows, embedding, h);
     Compact(rows, embedding, normed);
     input_.Set(normed, n, embedding);
-    compute_.Matmul({{&layer.q, input_.In(compute_.FormOf(layer.q)), n, q}});
+    compute_.Matmul({{&layer.q, input_.In(compute_.FormOf(layer.q, n)), n, q}});
   }
 
   float* mixed = mixed_.Get(n * config_.q_width());
@@ -137,7 +137,8 @@ void ForwardPass::Layer(size_t index, const std::vector<Segment>& segments, cons
   Report(observer, MatrixInput::kAttentionOutput, index, mixed, n, config_.q_width());
   input_.Set(mixed, n, config_.q_width());
   float* branch = branch_.Get(n * embedding);
-  compute_.Matmul({{&layer.attention_output, input_.In(compute_.FormOf(layer.attention_output)), n, branch}});
+  compute_.Matmul(
+      {{&layer.attention_output, input_.In(compute_.FormOf(layer.attention_output, n)), n, branch}});
   AddNormed(branch, layer.attention_output_norm, n, h);
 
   LookAhead(index + 1, index + 1 + paging_.lookahead(), h, n, wanted);
@@ -157,7 +158,7 @@ void ForwardPass::Output(const std::vector<RowOutput>& outputs, const float* h,
     NormRows(h + first * embedding, weights_.output_norm, n, normed);
     input_.Set(normed, n, embedding);
     float* logits = logits_.Get(n * vocab);
-    compute_.Matmul({{&weights_.output, input_.In(compute_.FormOf(weights_.output)), n, logits}});
+    compute_.Matmul({{&weights_.output, input_.In(compute_.FormOf(weights_.output, n)), n, logits}});
     compute_.ForRows(n, vocab, [&](size_t i) {
       float* row = logits + i * vocab;
       const RowOutput& output = outputs[first + i];

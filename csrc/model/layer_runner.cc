@@ -35,7 +35,7 @@ void LayerRunner::Multiply(const Matrix& m, const float* x, size_t n, float* out
   for (size_t first = 0; first < n; first += kRows) {
     const size_t count = std::min(kRows, n - first);
     input_.Set(x + first * m.columns, count, m.columns);
-    compute_.Matmul({{&m, input_.In(compute_.FormOf(m)), count, out + first * m.rows}});
+    compute_.Matmul({{&m, input_.In(compute_.FormOf(m, count)), count, out + first * m.rows}});
   }
 }
 
@@ -46,8 +46,8 @@ void LayerRunner::Gate(const Matrix& gate, const Matrix& up, const float* x, siz
     const size_t count = std::min(kRows, n - first);
     float* const to = out + first * width;
     input_.Set(x + first * gate.columns, count, gate.columns);
-    compute_.Matmul({{&gate, input_.In(compute_.FormOf(gate)), count, to},
-                     {&up, input_.In(compute_.FormOf(up)), count, lifted}});
+    compute_.Matmul({{&gate, input_.In(compute_.FormOf(gate, count)), count, to},
+                     {&up, input_.In(compute_.FormOf(up, count)), count, lifted}});
     compute_.ForRows(count, 8 * width, [&](size_t i) {
       kernels_.gelu_mul(to + i * width, lifted + i * width, width, to + i * width);
     });
@@ -75,9 +75,9 @@ void LayerRunner::Attend(const Matrix& q, const Matrix& k, const Matrix& v, cons
       float* const key = keys.Get(n * config_.kv_width());
       float* const value = values.Get(n * config_.kv_width());
       input_.Set(x, n, q.columns);
-      compute_.Matmul({{&q, input_.In(compute_.FormOf(q)), n, query},
-                       {&k, input_.In(compute_.FormOf(k)), n, key},
-                       {&v, input_.In(compute_.FormOf(v)), n, value}});
+      compute_.Matmul({{&q, input_.In(compute_.FormOf(q, n)), n, query},
+                       {&k, input_.In(compute_.FormOf(k, n)), n, key},
+                       {&v, input_.In(compute_.FormOf(v, n)), n, value}});
       attention.Store(0, segments, rotary, key, value);
       std::vector<size_t> rows(n);
       std::iota(rows.begin(), rows.end(), size_t{0});

@@ -36,7 +36,7 @@ double RateWith(const KernelTable& kernels, int threads) {
   for (int pass = 0; pass <= kPasses; ++pass) {
     pool.Run(tasks, [&](size_t task, size_t) {
       const double start = ThreadSeconds();
-      sink.fetch_xor(kernels.int8_rounds(kRoundsOfTask), std::memory_order_relaxed);
+      sink.fetch_xor(kernels.dot_rounds(kRoundsOfTask), std::memory_order_relaxed);
       seconds[task] = ThreadSeconds() - start;
     });
     // The first pass starts the threads and the vector units.

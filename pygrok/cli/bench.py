@@ -41,9 +41,9 @@ def bench(
     """Measure prefill and decode speed, load time and memory, and compare with the limits of this machine.
 
     Decode is bound by reading weights: its limit is the bandwidth at which the same threads read the
-    model's own file. Prefill is bound by arithmetic: its limit is the rate of int8 multiply-adds in
-    registers, at one int8 for each activation (a q8_0 model takes three by default, see --activations). Both
-    limits are measured in the same run, since a shared machine's speed drifts. The token ids are fixed
+    model's own file. Prefill is bound by arithmetic: its limit is the rate of the processor's dot product in
+    registers, of int8, on AMX of bfloat16 (a q8_0 model takes three for each activation by default, see
+    --activations). Both limits are measured in the same run, since a shared machine's speed drifts. The token ids are fixed
     pseudo-random ones. Of a model that is larger than --memory, or than the machine's, it is also told what came from
     the disk, whose rate is measured by direct reads.
 
@@ -127,12 +127,12 @@ def _speeds(
     """Each phase `repeats` times, its limit measured before each."""
     prefills: list[float] = []
     decodes: list[float] = []
-    int8_rates, read_rates = [], []
+    dot_rates, read_rates = [], []
     for repeat in range(repeats):
         session = loaded.session()
         prompt = _ids(loaded, prefill, 10 + repeat)
         follow = _ids(loaded, decode, 1000 + repeat)
-        int8_rates.append(limits.int8_rate())
+        dot_rates.append(limits.dot_rate())
         with meter.phase("prefill"):
             prefills.append(prefill / _seconds(lambda s=session, p=prompt: s.feed(p)))  # type: ignore[misc]
         read_rates.append(limits.read_rate())
@@ -145,7 +145,7 @@ def _speeds(
         "prefill": {"tokens": prefill, "tokens_per_second": statistics.median(prefills), "runs": prefills},
         "decode": {"tokens": decode, "tokens_per_second": statistics.median(decodes), "runs": decodes},
         "read_bytes_per_second": statistics.median(read_rates),
-        "int8_operations_per_second": statistics.median(int8_rates),
+        "dot_operations_per_second": statistics.median(dot_rates),
     }
 
 
@@ -155,7 +155,7 @@ def _compare(result: dict[str, Any], limits: Limits) -> None:
     operations = limits.prefill_operations(prefill["tokens"]) / prefill["tokens"]
     bounds = {
         "decode": result["read_bytes_per_second"] / limits.decode_bytes(),
-        "prefill": result["int8_operations_per_second"] / operations,
+        "prefill": result["dot_operations_per_second"] / operations,
     }
     for phase, bound in bounds.items():
         result[phase]["limit_tokens_per_second"] = bound
@@ -192,7 +192,7 @@ def _print(result: dict[str, Any]) -> None:
             (
                 "limits here",
                 f"{ui.scaled(result['read_bytes_per_second'], 'B/s')} read from the file, "
-                f"{ui.scaled(result['int8_operations_per_second'], 'op/s')} int8",
+                f"{ui.scaled(result['dot_operations_per_second'], 'op/s')} of dot products",
             ),
             (
                 "per token",

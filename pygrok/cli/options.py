@@ -94,7 +94,8 @@ class RunOptions:
         str | None,
         typer.Option(
             "--activations",
-            help="Precision beside quantized weights: int8, int16, int24; default: int24 for q8_0, else int8.",
+            help="Precision beside quantized weights: int8, int16, int24; default: int24 for q8_0, else int8, and "
+            "bfloat16 for prompts on AMX.",
             rich_help_panel=_PANEL,
             show_default=False,
         ),
