@@ -33,19 +33,30 @@ void FetchStreams(uintptr_t address, size_t stream_bytes) {
   }
 }
 
-// One token: what is unpacked stays in registers where it fits, instead of going through the cache.
-template <class Codec>
-PYGROK_FLATTEN [[gnu::noinline]] void AddStretch(Rows rows, size_t blocks, const std::byte* a, F32& sum) {
+// One token, or one in three parts: what is unpacked stays in registers where it fits, instead of going
+// through the cache.
+template <class Codec, size_t T>
+PYGROK_FLATTEN [[gnu::noinline]] void AddStretch(Rows rows, size_t blocks, const std::byte* a, size_t stride,
+                                                 F32* sums) {
   constexpr size_t kUnpacked = Codec::kValues / kBlockValues;
-  F32 acc[1][1] = {{sum}};
+  F32 acc[1][T];
+#pragma GCC unroll kUnroll
+  for (size_t t = 0; t < T; ++t) acc[0][t] = sums[t];
   for (size_t b = 0; b < blocks; b += kUnpacked) {
     typename Codec::Panel panel[kUnpacked];
     Codec::Unpack(rows.first + BytesOf<Codec>(b), rows.stride, panel);
     const typename Codec::Panel* const panels[1] = {panel};
-    for (size_t i = 0; i < kUnpacked; ++i, a += sizeof(ActivationBlock)) AddBlock<1, 1>(panels, i, a, 0, acc);
+    for (size_t i = 0; i < kUnpacked; ++i, a += sizeof(ActivationBlock)) {
+      AddBlock<1, T>(panels, i, a, stride, acc);
+    }
   }
-  sum = acc[0][0];
+#pragma GCC unroll kUnroll
+  for (size_t t = 0; t < T; ++t) sums[t] = acc[0][t];
 }
+
+// Where three parts are worth their own body: a block fits the registers.
+template <class Codec>
+constexpr bool kInThree = Codec::kValues == kBlockValues;
 
 // Rows [row, row + kLanes * stream_rows), or as many as there are if stream_rows is 1.
 template <class Codec>
@@ -59,7 +70,7 @@ void MultiplyGroup(const MatmulArgs& args, size_t row, size_t stream_rows, size_
   const std::byte* const group = args.weights + row * args.row_bytes;
   alignas(64) float sums[kDirectTokens * kLanes];
   for (size_t i = 0; i < stream_rows; ++i) {
-    F32 sum = Zero();
+    F32 direct[3] = {Zero(), Zero(), Zero()};
     for (size_t b = 0; b < blocks; b += kStretch) {
       const size_t count = Fewer(kStretch, blocks - b);
       const size_t at = i * args.row_bytes + BytesOf<Codec>(b);
@@ -70,14 +81,18 @@ void MultiplyGroup(const MatmulArgs& args, size_t row, size_t stream_rows, size_
       const Rows from = CompleteRows<Codec>({group + at, stream_bytes}, lanes, count, scratch->rows);
       const std::byte* const activations = args.activations + b * sizeof(ActivationBlock);
       if (args.n == 1) {
-        AddStretch<Codec>(from, count, activations, sum);
+        AddStretch<Codec, 1>(from, count, activations, activation_stride, direct);
+      } else if (kInThree<Codec> && args.n == 3) {
+        AddStretch<Codec, 3>(from, count, activations, activation_stride, direct);
       } else {
         UnpackPanel<Codec>(from, count, panel);
         AccumulateTokens<1, kDirectTokens>(
             args.n, panel, 0, {activations, activation_stride, count, b == 0, sums, kLanes, kLanes});
       }
     }
-    if (args.n == 1) Store(sums, sum);
+    if (args.n == 1 || (kInThree<Codec> && args.n == 3)) {
+      for (size_t t = 0; t < args.n; ++t) Store(sums + t * kLanes, direct[t]);
+    }
     for (size_t t = 0; t < args.n; ++t) {
       float* const out = args.out + t * args.out_stride + row + i;
       for (size_t lane = 0; lane < lanes; ++lane) out[lane * stream_rows] = sums[t * kLanes + lane];
