@@ -57,6 +57,7 @@ CpuFeatures Detect() {
   const bool f = Bit(extended.ebx, 16), dq = Bit(extended.ebx, 17);
   const bool bw = Bit(extended.ebx, 30), vl = Bit(extended.ebx, 31);
   cpu.avx2 = ymm && avx && fma && f16c && Bit(extended.ebx, 5);
+  cpu.avx2_vnni = cpu.avx2 && extended.eax >= 1 && Bit(extended1.eax, 4);
   cpu.avx512 = cpu.avx2 && zmm && f && dq && bw && vl;
   cpu.avx512_vnni = cpu.avx512 && Bit(extended.ecx, 11);
   cpu.avx512_bf16 = cpu.avx512_vnni && extended.eax >= 1 && Bit(extended1.eax, 5);

@@ -5,6 +5,7 @@ namespace pygrok {
 
 struct CpuFeatures {
   bool avx2 = false;         // with FMA and F16C
+  bool avx2_vnni = false;    // and avx2
   bool avx512 = false;       // F, BW, DQ, VL, and all of avx2
   bool avx512_vnni = false;  // and avx512
   bool avx512_bf16 = false;  // and avx512_vnni

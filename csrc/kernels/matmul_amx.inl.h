@@ -5,11 +5,9 @@
 // they would fall into few sets of the caches. The same values of all strips come before the next, while the
 // tokens' are near.
 //
-// Two ways to multiply:
-//   RoundedWeights  weights rounded to bfloat16, as the activations: tiles add up along all of k
-//   ExactWeights    codes as they are, which bfloat16 holds exactly, and activations in three parts: each
-//   block
-//                   of 32 values is summed in float32 and scaled outside of the tiles
+// RoundedWeights: weights are rounded to bfloat16, as activations are, and tiles add up along all of k.
+// ExactWeights: codes as they are, which bfloat16 holds exactly, and activations in three parts. Each block
+// of 32 values is summed in float32 and scaled outside of the tiles.
 #pragma once
 
 #include "kernels/panel_dots.inl.h"

@@ -20,6 +20,7 @@ constexpr Entry kEntries[] = {
     {&kScalarTable, [](const CpuFeatures&) { return true; }},
 #if defined(__x86_64__)
     {&kAvx2Table, [](const CpuFeatures& cpu) { return cpu.avx2; }},
+    {&kAvx2VnniTable, [](const CpuFeatures& cpu) { return cpu.avx2_vnni; }},
     {&kAvx512Table, [](const CpuFeatures& cpu) { return cpu.avx512; }},
     {&kAvx512VnniTable, [](const CpuFeatures& cpu) { return cpu.avx512_vnni; }},
     {&kAvx512Bf16Table, [](const CpuFeatures& cpu) { return cpu.avx512_bf16; }},

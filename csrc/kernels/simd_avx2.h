@@ -1,4 +1,5 @@
-// The vocabulary (see simd_scalar.h) in AVX2 with FMA and F16C.
+// The vocabulary (see simd_scalar.h) in AVX2 with FMA and F16C, with VNNI dot products where the including
+// file is compiled for them.
 #pragma once
 
 #include <immintrin.h>
@@ -13,8 +14,13 @@ namespace {
 
 constexpr size_t kLanes = 8;
 constexpr size_t kDirectTokens = 4;
+#ifdef __AVXVNNI__
+constexpr size_t kTileTokens = 3;
+constexpr size_t kPanelsTogether = 2;
+#else
 constexpr size_t kTileTokens = 4;
 constexpr size_t kPanelsTogether = 1;
+#endif
 
 using F32 = __m256;
 using Bytes = __m256i;
@@ -178,6 +184,12 @@ inline Bytes Broadcast4(const int8_t* a) {
 }
 inline __m256i WidenPairs(__m256i x) { return _mm256_madd_epi16(x, _mm256_set1_epi16(1)); }
 
+#ifdef __AVXVNNI__
+inline Bytes DotBytes(Bytes acc, Bytes w, Bytes a) { return _mm256_dpbusd_avx_epi32(acc, w, a); }
+inline Bytes AddInts(Bytes a, Bytes b) { return _mm256_add_epi32(a, b); }
+inline Bytes SplatInt(int32_t x) { return _mm256_set1_epi32(x); }
+inline F32 FloatsOf(Bytes x) { return _mm256_cvtepi32_ps(x); }
+#else
 // maddubs adds two products in 16 bits with saturation, which never sets in: activations are at most 127 in
 // size (prepare.inl.h), so with |w| <= 128, also for hostile weights, a pair is at most 2 * 128 * 127 =
 // 32512.
@@ -226,6 +238,7 @@ struct DotCode {
   }
   static F32 Finish(Acc acc, const ActivationBlock&) { return _mm256_cvtepi32_ps(acc); }
 };
+#endif
 
 inline uint32_t MaxMagnitudeBits(const float* x) {
   __m256i max = _mm256_setzero_si256();
@@ -261,4 +274,7 @@ inline int32_t FirstLane(__m256i x) { return _mm_cvtsi128_si32(_mm256_castsi256_
 }  // namespace
 }  // namespace pygrok
 
+#ifdef __AVXVNNI__
+#include "kernels/dot_vnni.h"
+#endif
 #include "kernels/codewords_avx2.h"  // builds on the above

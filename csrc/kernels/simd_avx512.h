@@ -180,43 +180,10 @@ inline Bytes Broadcast4(const int8_t* a) {
 }
 
 #ifdef __AVX512VNNI__
-// vpdpbusd takes unsigned bytes on one side: signed weights are stored as w + 128, and the sum starts from
-// what takes the offset out again. Nothing saturates: every product and sum is exact in 32 bits.
-struct DotSigned {
-  using Acc = __m512i;
-  static Acc Nothing() { return _mm512_setzero_si512(); }
-  static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
-  static Bytes Pack(Bytes x) { return Xor(x, _mm512_set1_epi8(-128)); }
-  template <size_t kPart>
-  static Acc Init(const ActivationBlock& a) {
-    return _mm512_set1_epi32(a.minus_128_sum[kPart]);
-  }
-  static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
-  static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
-};
-struct DotNibble {
-  using Acc = __m512i;
-  static Acc Nothing() { return _mm512_setzero_si512(); }
-  static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
-  template <size_t>
-  static Acc Init(const ActivationBlock& a) {
-    return _mm512_set1_epi32(a.minus_8_sum);
-  }
-  static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
-  static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
-};
-struct DotCode {
-  using Acc = __m512i;
-  static Acc Nothing() { return _mm512_setzero_si512(); }
-  static Acc Join(Acc a, Acc b) { return _mm512_add_epi32(a, b); }
-  static Bytes Pack(Bytes x) { return x; }
-  template <size_t>
-  static Acc Init(const ActivationBlock&) {
-    return Nothing();
-  }
-  static Acc Step(Acc acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
-  static F32 Finish(Acc acc, const ActivationBlock&) { return _mm512_cvtepi32_ps(acc); }
-};
+inline Bytes DotBytes(Bytes acc, Bytes w, Bytes a) { return _mm512_dpbusd_epi32(acc, w, a); }
+inline Bytes AddInts(Bytes a, Bytes b) { return _mm512_add_epi32(a, b); }
+inline Bytes SplatInt(int32_t x) { return _mm512_set1_epi32(x); }
+inline F32 FloatsOf(Bytes x) { return _mm512_cvtepi32_ps(x); }
 #else
 inline __m512i WidenPairs(__m512i x) { return _mm512_madd_epi16(x, _mm512_set1_epi16(1)); }
 // maddubs adds two products in 16 bits with saturation, which never sets in: activations are at most 127 in
@@ -312,4 +279,7 @@ struct Bf16Dot {
 }  // namespace
 }  // namespace pygrok
 
+#ifdef __AVX512VNNI__
+#include "kernels/dot_vnni.h"
+#endif
 #include "kernels/codewords_avx512.h"  // builds on the above

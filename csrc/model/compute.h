@@ -21,10 +21,7 @@ namespace pygrok {
 // ones; it can move a token to another expert. Three are as good as f32. More than one costs decoding
 // nothing, which waits for memory, but multiplies the work of a prefill.
 enum class Precision : uint8_t {
-  // kInt24 for Q8_0 weights, which hold the release exactly, kInt8 for the others. Of many tokens at once:
-  // what
-  // the kernels do faster and no worse.
-  kAuto,
+  kAuto,  // kInt24 for Q8_0 weights, which hold the release exactly, else kInt8; or matmul_many
   kInt8,
   kInt16,
   kInt24,
