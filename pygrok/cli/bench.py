@@ -43,9 +43,9 @@ def bench(
     Decode is bound by reading weights: its limit is the bandwidth at which the same threads read the
     model's own file. Prefill is bound by arithmetic: its limit is the rate of the processor's dot product in
     registers, of int8, on AMX of bfloat16 (a q8_0 model takes three for each activation by default, see
-    --activations). Both limits are measured in the same run, since a shared machine's speed drifts. The token ids are fixed
-    pseudo-random ones. Of a model that is larger than --memory, or than the machine's, it is also told what came from
-    the disk, whose rate is measured by direct reads.
+    --activations). Both limits are measured in the same run, since a shared machine's speed drifts. The token ids
+    are fixed pseudo-random ones. Of a model that is larger than --memory, or than the machine's, it is also told
+    what came from the disk, whose rate is measured by direct reads.
 
     Example: `pygrok bench grok-1-q4_0.gguf -p 256 -n 32 --threads 8`
     """
