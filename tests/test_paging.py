@@ -300,9 +300,7 @@ def test_route_slack(path: Path) -> None:
     tokens = list(range(5, 60))
     changed = []
     for slack in (0.0, 0.5, 1.0):  # without looking ahead, or it might have read all of them in time
-        made = engine(
-            path, memory_limit=limit, expert_io="direct", route_slack=slack, threads=1, lookahead=0
-        )
+        made = engine(path, memory_limit=limit, expert_io="direct", route_slack=slack, threads=1, lookahead=0)
         made.start_trace(True)
         run(made, tokens[:1], tokens[1:])
         _, _, experts, probabilities = made.take_trace()
