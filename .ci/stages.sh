@@ -23,11 +23,16 @@ readme_command() {
     inside { print }' README.md
 }
 
-# A virtual environment with the development tools and the wheel, made once.
+# A virtual environment with the development tools and a wheel built with warnings as errors, made once. It has what
+# building needs, so that another install finds all compiled: in an environment of its own it would start afresh.
 dev_venv() {
   [[ ! -x $work/dev/bin/ruff ]] || return 0
   python3 -m venv "$work/dev"
-  "$work/dev/bin/pip" install -qq '.[dev]'
+  "$work/dev/bin/pip" install -qq scikit-build-core pybind11 gguf numpy cmake ninja
+  dev_install '.[dev]'
+}
+dev_install() {
+  "$work/dev/bin/pip" install -qq --no-build-isolation -C build-dir="$work/build" -C cmake.define.PYGROK_WERROR=ON "$@"
 }
 
 stage_readme() {
@@ -55,10 +60,10 @@ stage_types() {
 }
 
 stage_editable() {
-  python3 -m venv "$work/editable"
-  "$work/editable/bin/pip" install -qq -e .
-  "$work/editable/bin/python" -c 'import pygrok, pygrok.quantize; print(pygrok.__version__, pygrok.quantize.__file__)'
-  "$work/editable/bin/pygrok" --version
+  dev_venv
+  dev_install -e .
+  "$work/dev/bin/python" -c 'import pygrok, pygrok.quantize; print(pygrok.__version__, pygrok.quantize.__file__)'
+  "$work/dev/bin/pygrok" --version
 }
 
 stage_sanitize() {
@@ -68,8 +73,8 @@ stage_sanitize() {
   unchecked=$(cd "$work" && dev/bin/python -c 'from pygrok import _core
 print(*sorted(set(_core.compiled_isas()[1:]) - {_core.supported_isas()[-1]}), sep=";")')
   python3 -m venv "$work/asan"
-  SKBUILD_BUILD_DIR=$work/asan-build SKBUILD_CMAKE_DEFINE="PYGROK_SANITIZE=ON;PYGROK_UNCHECKED_ISAS=${unchecked//;/\\;}" \
-    "$work/asan/bin/pip" install -qq '.[test]'
+  "$work/asan/bin/pip" install -qq '.[test]' -C cmake.define.PYGROK_SANITIZE=ON \
+    -C cmake.define.PYGROK_UNCHECKED_ISAS="$unchecked"
   # libstdc++ too: the sanitizer looks up the C++ runtime's throw at start, before Python loads the extension.
   local preload
   preload=$(for lib in libasan.so libubsan.so libstdc++.so; do readlink -f "$(g++ -print-file-name=$lib)"; done)
